@@ -1,0 +1,255 @@
+"""Experiment configuration: an ml_collections ConfigDict in, frozen dataclasses out.
+
+Defaults live here and only here. A config file overrides what it names; an unknown key raises and
+names its nearest match.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_collections
+
+
+class ConfigError(ValueError):
+    """A config holds an unknown key or a value of the wrong kind; the message names place and mend."""
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which environment and task. `name` is one of minihack, craftax_classic.
+
+    `slots` episodes run at once; `workers` 0 steps engines in this process, N > 0 in N worker
+    processes (a native crash then costs one episode). `max_steps` 0 keeps the task's own cap.
+    """
+
+    name: str = "minihack"
+    task: str = "MiniHack-Memento-Short-F2-v0"
+    slots: int = 64
+    workers: int = 0
+    max_steps: int = 100
+    autopickup: bool = False
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The decoder. `source` is "embedded" or a directory with config.json and safetensors."""
+
+    source: str = "embedded"
+    dtype: str = "float32"
+    max_context: int = 256
+    slots: int = 64
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Who answers requests: kind local, openai or anthropic.
+
+    The key is read from the environment variable named by `api_key_env`, never from the config.
+    `adapter_model` is the server's name for base + adapter (vLLM --lora-modules); empty: the
+    base answers both roles.
+    """
+
+    kind: str = "local"
+    base_url: str = ""
+    model: str = ""
+    adapter_model: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = 120.0
+    max_retries: int = 5
+    backoff_s: float = 1.0
+    concurrency: int = 16
+    max_tokens: int = 4096
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Sampling of the agent's models. max_tokens bounds one turn."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int = 48
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """`template` is a name in configs/templates or a path to a .py or .json template."""
+
+    template: str = "memento_v0"
+
+
+@dataclass(frozen=True)
+class SeedsConfig:
+    """Disjoint ranges of environment seeds: first seed and how many, a set each.
+
+    search: traces the architect reads; gate: keep-or-drop decisions; collect: training data of
+    loop 2; heldout: the final evaluation, looked at once.
+    """
+
+    search_start: int = 10_000
+    search: int = 64
+    gate_start: int = 20_000
+    gate: int = 128
+    collect_start: int = 30_000
+    collect: int = 256
+    heldout_start: int = 42
+    heldout: int = 128
+
+
+@dataclass(frozen=True)
+class ArchitectConfig:
+    """Loop 1. `kind` catalog (offline, documented edits) or api (`api` says which server)."""
+
+    kind: str = "catalog"
+    revisions: int = 1
+    attempts: int = 3
+    confidence: float = 0.95
+    bootstrap_samples: int = 10_000
+    traces_shown: int = 4
+    api: PolicyConfig = field(default_factory=lambda: PolicyConfig(kind="openai"))
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Loop 2's choice of decisions. `kind` is lineage or random (the control).
+
+    The control draws the same number of decisions with the same mix of phases.
+    """
+
+    kind: str = "lineage"
+    min_credit: float = 0.05
+    max_examples: int = 512
+    max_per_episode: int = 4
+    max_repeats: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapter: rank, alpha, and targets "all_linear" or "attention"."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: str = "all_linear"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """LoRA fine-tuning on selected decisions.
+
+    `loss` is last_turn, all_assistant_turns or memory_ops. `row_tokens` is the packed row's
+    length, `batch_rows` how many rows an optimizer step sees. The schedule is cosine after a linear warm-up
+    over `warmup` of all steps. `checkpoint_every` counts optimizer steps.
+    """
+
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    loss: str = "last_turn"
+    epochs: int = 4
+    learning_rate: float = 5e-5
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    row_tokens: int = 512
+    batch_rows: int = 4
+    checkpoint_every: int = 50
+    keep_checkpoints: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Held-out evaluation. `arms` lists what is compared; see evaluation.evaluate."""
+
+    arms: tuple[str, ...] = ("base_v0", "base_best", "specialist_best", "control_best")
+    confidence: float = 0.95
+    bootstrap_samples: int = 10_000
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment: everything a run depends on besides code and weights."""
+
+    name: str = "experiment"
+    seed: int = 0
+    env: EnvConfig = field(default_factory=EnvConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    architect: ArchitectConfig = field(default_factory=ArchitectConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """A ConfigDict holding every field of ExperimentConfig at its default, for config files to edit."""
+    return ml_collections.ConfigDict(dataclasses.asdict(ExperimentConfig()))
+
+
+def from_config_dict(
+    source: typing.Mapping[str, Any] | ml_collections.ConfigDict,
+    cls: type | None = None,
+    place: str = "config",
+) -> Any:
+    """Builds the frozen dataclass `cls` (ExperimentConfig unless given) from nested mappings.
+
+    Raises:
+      ConfigError: unknown key (the nearest match is named) or a value of the wrong kind.
+    """
+    cls = cls or ExperimentConfig
+    if isinstance(source, ml_collections.ConfigDict):
+        source = source.to_dict()
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in source.items():
+        if key not in known:
+            raise ConfigError(f"{place}.{key}: {unknown_key(key, known)}")
+        values[key] = _convert(value, hints[key], f"{place}.{key}")
+    return cls(**values)
+
+
+def unknown_key(key: str, known: typing.Iterable[str]) -> str:
+    """The phrase that tells a user that `key` does not exist, and what is nearest to it."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return f"unknown key {key!r}; {hint}"
+
+
+def _convert(value: Any, kind: Any, place: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not hasattr(value, "items"):
+            raise ConfigError(f"{place}: expected a mapping with {kind.__name__}'s keys, got {value!r}")
+        return from_config_dict(value, kind, place)
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise ConfigError(f"{place}: expected a list, got {value!r}")
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(v, inner, f"{place}[{i}]") for i, v in enumerate(value))
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{place}: expected {kind.__name__}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+def config_hash(config: Any) -> str:
+    """First 16 hex digits of the SHA-256 of a config dataclass's canonical JSON."""
+    text = json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
