@@ -231,7 +231,9 @@ def unknown_key(key: str, known: typing.Iterable[str]) -> str:
 def _convert(value: Any, kind: Any, place: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not hasattr(value, "items"):
-            raise ConfigError(f"{place}: expected a mapping with {kind.__name__}'s keys, got {value!r}")
+            raise ConfigError(
+                f"{place}: expected a mapping with {kind.__name__}'s keys, got {value!r}"
+            )
         return from_config_dict(value, kind, place)
     if typing.get_origin(kind) is tuple:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
@@ -245,7 +247,9 @@ def _convert(value: Any, kind: Any, place: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{place}: expected {kind.__name__}, got {value!r} ({type(value).__name__})")
+        raise ConfigError(
+            f"{place}: expected {kind.__name__}, got {value!r} ({type(value).__name__})"
+        )
     return value
 
 
@@ -253,3 +257,61 @@ def config_hash(config: Any) -> str:
     """First 16 hex digits of the SHA-256 of a config dataclass's canonical JSON."""
     text = json.dumps(dataclasses.asdict(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_sets(config: ExperimentConfig) -> dict[str, range]:
+    """The four seed sets by name."""
+    s = config.seeds
+    return {
+        "search": range(s.search_start, s.search_start + s.search),
+        "gate": range(s.gate_start, s.gate_start + s.gate),
+        "collect": range(s.collect_start, s.collect_start + s.collect),
+        "heldout": range(s.heldout_start, s.heldout_start + s.heldout),
+    }
+
+
+def check(config: ExperimentConfig) -> None:
+    """Raises ConfigError where fields contradict each other, naming both."""
+    sets = seed_sets(config)
+    for name, seeds in sets.items():
+        if len(seeds) < 1 or seeds.start < 0:
+            raise ConfigError(f"config.seeds.{name}: needs at least one seed from 0, got {seeds}")
+    names = sorted(sets)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            shared = range(
+                max(sets[first].start, sets[second].start), min(sets[first].stop, sets[second].stop)
+            )
+            if len(shared):
+                raise ConfigError(
+                    f"config.seeds: {first} and {second} share seeds {shared.start}..{shared.stop - 1}; "
+                    "every set must be disjoint from the others"
+                )
+    for place, value, low in (
+        ("env.slots", config.env.slots, 1),
+        ("env.workers", config.env.workers, 0),
+        ("model.slots", config.model.slots, 1),
+        ("model.max_context", config.model.max_context, 32),
+        ("sampling.max_tokens", config.sampling.max_tokens, 1),
+        ("training.epochs", config.training.epochs, 1),
+        ("training.row_tokens", config.training.row_tokens, 16),
+        ("training.batch_rows", config.training.batch_rows, 1),
+        ("training.lora.rank", config.training.lora.rank, 1),
+    ):
+        if value < low:
+            raise ConfigError(f"config.{place}: must be at least {low}, got {value}")
+    for place, value, allowed in (
+        ("policy.kind", config.policy.kind, ("local", "openai", "anthropic")),
+        ("architect.kind", config.architect.kind, ("catalog", "api")),
+        ("architect.api.kind", config.architect.api.kind, ("openai", "anthropic")),
+        ("selection.kind", config.selection.kind, ("lineage", "random")),
+        ("training.loss", config.training.loss, ("last_turn", "all_assistant_turns", "memory_ops")),
+        ("training.lora.targets", config.training.lora.targets, ("all_linear", "attention")),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"config.{place}: {value!r} is none of {', '.join(allowed)}")
+    if not 0 <= config.sampling.min_p < 1 or not 0 < config.sampling.top_p <= 1:
+        raise ConfigError(
+            f"config.sampling: top_p {config.sampling.top_p} must be in (0, 1], "
+            f"min_p {config.sampling.min_p} in [0, 1)"
+        )

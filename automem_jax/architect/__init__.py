@@ -1,0 +1,35 @@
+"""Loop 1: an architect rewrites the memory template, and a gate decides what stays."""
+
+from automem_jax.architect.brief import Brief, make_brief
+from automem_jax.architect.catalog import CatalogArchitect
+from automem_jax.architect.evolve import evolve, make_architect
+from automem_jax.architect.gate import GateResult, check_disjoint, judge
+from automem_jax.architect.ledger import Ledger, LedgerError, read_ledger
+from automem_jax.architect.proposal import (
+    Architect,
+    ArchitectError,
+    Context,
+    NoProposal,
+    Proposal,
+    ProposalError,
+)
+
+__all__ = [
+    "Architect",
+    "ArchitectError",
+    "Brief",
+    "CatalogArchitect",
+    "Context",
+    "GateResult",
+    "Ledger",
+    "LedgerError",
+    "NoProposal",
+    "Proposal",
+    "ProposalError",
+    "check_disjoint",
+    "evolve",
+    "judge",
+    "make_architect",
+    "make_brief",
+    "read_ledger",
+]

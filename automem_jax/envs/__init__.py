@@ -1,0 +1,39 @@
+"""Text environments, batched by slot. `make` builds one from its config."""
+
+from __future__ import annotations
+
+import difflib
+
+from automem_jax.config import EnvConfig
+from automem_jax.envs.base import Percept, TaskInfo, TextEnv
+
+NAMES = ("minihack", "nethack", "craftax_classic")
+
+__all__ = ["NAMES", "Percept", "TaskInfo", "TextEnv", "make"]
+
+
+def make(config: EnvConfig) -> TextEnv:
+    """The environment that `config` names, its games in worker processes if `config.workers` > 0.
+
+    Raises:
+      ValueError: unknown name or task (the nearest ones are named).
+    """
+    if config.name not in NAMES:
+        near = difflib.get_close_matches(config.name, NAMES, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(NAMES)}"
+        raise ValueError(f"env.name: unknown environment {config.name!r}; {hint}")
+    if config.name == "craftax_classic":
+        from automem_jax.envs.craftax import make_craftax_classic
+
+        return make_craftax_classic(config)  # one compiled call steps every slot: no workers
+    if config.workers > 0:
+        from automem_jax.envs.pool import WorkerPool
+
+        return WorkerPool(config)
+    if config.name == "minihack":
+        from automem_jax.envs.minihack import make_minihack
+
+        return make_minihack(config)
+    from automem_jax.envs.nethack import make_nethack
+
+    return make_nethack(config)

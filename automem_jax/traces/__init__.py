@@ -1,0 +1,1 @@
+"""Traces: the full record of an episode, one JSONL file each."""

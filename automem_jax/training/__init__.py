@@ -1,0 +1,1 @@
+"""Fine-tuning: packed rows, masked loss, an optimizer step, a resumable loop."""

@@ -1,0 +1,181 @@
+"""Observers: small programs of ours that a template configures, from percepts to paths.
+
+An observer sees every percept in order and offers values at `<id>.<output>`, for slots, conditions
+and `{path}`s. Its bands, if any, offer one text at `<id>.text`.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from automem_jax.agent.conditions import as_text, holds, substitute
+from automem_jax.agent.template import ObserverSpec
+from automem_jax.envs.base import Percept
+
+_CLOCKS = ("T", "Turn", "Time", "Step")
+_PERCEPT_ATTRIBUTES = tuple(name for name in Percept.__dataclass_fields__ if name != "fields")
+
+
+class Observer(Protocol):
+    """One observer's state within an episode."""
+
+    def update(self, percept: Percept) -> None:
+        """Takes the next percept; percept.action is what led to it."""
+
+    def outputs(self) -> dict[str, Any]:
+        """Values by output name, as of the last percept."""
+
+
+class ObsDiff:
+    """Whether the last action changed anything that the agent can see.
+
+    Params: paths (percept paths that are compared; default the whole text), clocks (words whose
+    number is ignored, e.g. NetHack's `T:12`). Outputs: changed; run_length (percepts in a row that
+    look the same, at least 1); effect (in words).
+    """
+
+    OUTPUTS = ("changed", "run_length", "effect")
+    PARAMS = ("paths", "clocks")
+
+    def __init__(self, paths: Sequence[str] = ("percept.long_text",), clocks=_CLOCKS) -> None:
+        words = "|".join(re.escape(word) for word in clocks)
+        self._clock = re.compile(rf"\b(?:{words})\s*[:=]?\s*\d+", re.IGNORECASE) if words else None
+        self._paths = tuple(paths)
+        self._last: list[str] | None = None
+        self._changed = True
+        self._run_length = 0
+
+    def update(self, percept: Percept) -> None:
+        now = [as_text(percept_value(percept, path)) for path in self._paths]
+        if self._clock:
+            now = [self._clock.sub("", text) for text in now]
+        self._changed = now != self._last
+        self._run_length = 1 if self._changed else self._run_length + 1
+        self._last = now
+
+    def outputs(self) -> dict[str, Any]:
+        effect = "something changed" if self._changed else "nothing changed"
+        return {"changed": self._changed, "run_length": self._run_length, "effect": effect}
+
+
+class ActionWindow:
+    """The last actions. Param: size. Outputs: recent (oldest first); repeats (how often the last
+    action was taken in a row); reversals (A B A patterns in the window); unique (distinct actions)."""
+
+    OUTPUTS = ("recent", "repeats", "reversals", "unique")
+    PARAMS = ("size",)
+
+    def __init__(self, size: int = 16) -> None:
+        self._recent: collections.deque[str] = collections.deque(maxlen=size)
+        self._repeats = 0
+
+    def update(self, percept: Percept) -> None:
+        if percept.action is None:
+            return
+        same = bool(self._recent) and self._recent[-1] == percept.action
+        self._repeats = self._repeats + 1 if same else 1
+        self._recent.append(percept.action)
+
+    def outputs(self) -> dict[str, Any]:
+        recent = tuple(self._recent)
+        triples = zip(recent, recent[1:], recent[2:], strict=False)
+        return {
+            "recent": recent,
+            "repeats": self._repeats,
+            "reversals": sum(1 for a, b, c in triples if a == c != b),
+            "unique": len(set(recent)),
+        }
+
+
+class Events:
+    """What has been achieved. Params: path (a percept path holding names, or names -> reached or
+    not); all (every name there is). Outputs: done (in order of appearance), new (since the last
+    percept), remaining."""
+
+    OUTPUTS = ("done", "new", "remaining")
+    PARAMS = ("path", "all")
+
+    def __init__(self, path: str, all: Sequence[str] = ()) -> None:
+        self._path = path
+        self._all = tuple(all)
+        self._done: dict[str, None] = {}
+        self._new: tuple[str, ...] = ()
+
+    def update(self, percept: Percept) -> None:
+        value = percept_value(percept, self._path)
+        if isinstance(value, Mapping):
+            self._all = self._all or tuple(value)
+            value = [name for name, reached in value.items() if reached]
+        self._new = tuple(str(name) for name in value if str(name) not in self._done)
+        self._done.update(dict.fromkeys(self._new))
+
+    def outputs(self) -> dict[str, Any]:
+        remaining = tuple(name for name in self._all if name not in self._done)
+        return {"done": tuple(self._done), "new": self._new, "remaining": remaining}
+
+
+OBSERVERS: dict[str, type] = {"obs_diff": ObsDiff, "action_window": ActionWindow, "events": Events}
+
+
+class Scope:
+    """Resolves the paths of a template: `percept.*` and `<observer>.*`.
+
+    `percept.name` is an attribute of Percept or, failing that, one of its fields, and goes on into
+    nested mappings.
+    """
+
+    def __init__(self, specs: Mapping[str, ObserverSpec]) -> None:
+        self._specs = dict(specs)
+        self._observers = {
+            name: OBSERVERS[spec.type](**spec.params) for name, spec in self._specs.items()
+        }
+        self._outputs: dict[str, dict[str, Any]] = {}
+        self._percept: Percept | None = None
+
+    def update(self, percept: Percept) -> None:
+        """Takes the next percept; bands see this percept's outputs of all observers."""
+        self._percept = percept
+        for name, observer in self._observers.items():
+            observer.update(percept)
+            self._outputs[name] = observer.outputs()
+        for name, spec in self._specs.items():
+            if spec.bands:
+                texts = (b.text for b in spec.bands if holds(b.when, self.resolve))
+                self._outputs[name]["text"] = substitute(next(texts, ""), self.resolve)
+
+    def resolve(self, path: str) -> Any:
+        """The value at a path.
+
+        Raises:
+          KeyError: there is none; the message names what there is.
+        """
+        root, _, rest = path.partition(".")
+        if root == "percept":
+            return percept_value(self._percept, path)
+        if root not in self._outputs:
+            raise KeyError(f"no observer {root!r}; observers: {', '.join(self._outputs) or 'none'}")
+        return _descend(self._outputs[root], rest, path)
+
+
+def percept_value(percept: Percept, path: str) -> Any:
+    """The value at `percept.…`.
+
+    Raises:
+      KeyError: the percept has no such attribute or field; the message names what it has.
+    """
+    name = path.removeprefix("percept.")
+    if name in _PERCEPT_ATTRIBUTES:
+        return getattr(percept, name)
+    return _descend(percept.fields, name.removeprefix("fields."), path)
+
+
+def _descend(value: Any, rest: str, path: str) -> Any:
+    for part in rest.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            known = ", ".join(map(str, value)) if isinstance(value, Mapping) else "nothing below it"
+            raise KeyError(f"{path}: no {part!r} here; there is {known or 'nothing'}")
+        value = value[part]
+    return value

@@ -1,0 +1,359 @@
+"""What every template must satisfy, a person's as well as an architect's."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from automem_jax.agent import conditions
+from automem_jax.agent.actions import REPAIRS
+from automem_jax.agent.grammar import OPERATIONS, READ_OPERATIONS, WRITE_OPERATIONS
+from automem_jax.agent.guards import GUARDS
+from automem_jax.agent.memory import file_name
+from automem_jax.agent.observers import OBSERVERS
+from automem_jax.agent.template import (
+    BUILTINS,
+    DEDUPE_RULES,
+    FILE_KINDS,
+    NEW_FILE_SPECS,
+    OWN_KINDS,
+    Limits,
+    OverrideSpec,
+    Template,
+    from_data,
+    operations_of,
+    to_data,
+)
+from automem_jax.config import ConfigError, unknown_key
+
+_VIEW = re.compile(r"full|open_items|tail:[1-9][0-9]{0,5}")
+_BYTES_PER_TOKEN = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, what, and how to mend it."""
+
+    place: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}; {self.remedy}"
+
+
+def operations_offered(
+    template: Template, phase: str, mode_ops: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Operations that a phase offers: its own list (LOG: all, PLAN: reads, unless named), less what
+    no file takes."""
+    spec = template.phases.log if phase == "log" else template.phases.plan
+    named = mode_ops or spec.ops or (OPERATIONS if phase == "log" else READ_OPERATIONS)
+    usable = {op for file in template.files.values() for op in operations_of(file)}
+    if template.new_files.allow:
+        usable.update(("CREATE", *(op for s in NEW_FILE_SPECS.values() for op in operations_of(s))))
+    return tuple(op for op in OPERATIONS if op in named and op in usable)
+
+
+def validate(template: Template) -> list[Problem]:
+    """Everything wrong with a template, each with its place; empty for a good one."""
+    problems = [*_files(template), *_phases(template), *_slots(template), *_observers(template)]
+    problems += [*_texts(template), *_actions(template), *_limits(template), *_memory(template)]
+    for i, override in enumerate(template.overrides):
+        problems += _override(template, override, f"overrides[{i}]")
+    return problems
+
+
+def check(template: Template) -> None:
+    """Raises ConfigError naming every problem, if there are any."""
+    problems = validate(template)
+    if problems:
+        raise ConfigError(f"template {template.id!r}:\n" + "\n".join(map(str, problems)))
+
+
+def _files(template: Template) -> Iterator[Problem]:
+    for name, spec in template.files.items():
+        place = f"files.{name}"
+        try:
+            plain = file_name(name, template.limits.name_chars)
+        except ValueError as error:
+            yield Problem(place, str(error), "rename the file")
+        else:
+            if plain != name:
+                yield Problem(place, f"the agent would see it as {plain!r}", f"name it {plain!r}")
+        yield from _one_of(f"{place}.kind", spec.kind, FILE_KINDS)
+        yield from _one_of(f"{place}.dedupe", spec.dedupe, DEDUPE_RULES)
+        for op in spec.ops:
+            yield from _one_of(f"{place}.ops", op, OPERATIONS)
+            if op in WRITE_OPERATIONS and spec.kind in ("reference", "auto"):
+                yield Problem(
+                    f"{place}.ops", f"{op} on a {spec.kind} file", "remove it or use kind document"
+                )
+        for op, needed, field in (("UPSERT", "map", "key"), ("CHECK", "checklist", "items")):
+            if spec.kind == needed and not getattr(spec, field):
+                yield Problem(f"{place}.{field}", f"a {needed} needs {field}", f"list its {field}")
+            if op in spec.ops and spec.kind != needed:
+                yield Problem(f"{place}.ops", f"{op} needs a {needed}", f"set kind to {needed}")
+        if spec.kind == "auto" and not spec.source:
+            yield Problem(f"{place}.source", "an auto file needs a source", "name a path to copy")
+        if spec.source:
+            yield from _path(template, spec.source, f"{place}.source")
+        if spec.hard_lines and spec.pin_head + spec.keep_lines > spec.hard_lines:
+            yield Problem(
+                f"{place}.hard_lines",
+                f"pin_head {spec.pin_head} + keep_lines {spec.keep_lines} exceed it",
+                f"raise it to at least {spec.pin_head + spec.keep_lines}",
+            )
+        for i, item in enumerate(spec.items):
+            if item.done_when is not None:
+                yield from _condition(template, item.done_when, f"{place}.items[{i}].done_when")
+
+
+def _phases(template: Template) -> Iterator[Problem]:
+    log, plan = template.phases.log, template.phases.plan
+    for name, phase in (("log", log), ("plan", plan)):
+        place = f"phases.{name}"
+        if phase.max_turns < 1:
+            yield Problem(f"{place}.max_turns", f"{phase.max_turns} turns", "allow at least 1")
+        for op in phase.ops:
+            yield from _one_of(f"{place}.ops", op, OPERATIONS)
+        for part in ("system", "slots"):
+            for slot in getattr(phase, part):
+                yield from _known(f"{place}.{part}", slot, template.slots, "slots")
+        if not phase.slots:
+            yield Problem(f"{place}.slots", "the prompt would be empty", "name at least one slot")
+        if phase.after_results:
+            yield from _known(f"{place}.after_results", phase.after_results, template.text, "text")
+    for field in ("nudge", "last_request"):
+        name = getattr(plan, field)
+        if name:
+            yield from _known(f"phases.plan.{field}", name, template.text, "text")
+        else:
+            yield Problem(
+                f"phases.plan.{field}", "no text asks for the action", "name an entry of text"
+            )
+    yield from _condition(template, log.when, "phases.log.when")
+    if log.if_no_write:
+        place = "phases.log.if_no_write"
+        yield from _known(f"{place}.file", log.if_no_write.file, template.files, "files")
+        for path in conditions.placeholders(log.if_no_write.text):
+            yield from _path(template, path, f"{place}.text")
+    for i, mode in enumerate(plan.modes):
+        place = f"phases.plan.modes[{i}]"
+        yield from _condition(template, mode.when, f"{place}.when")
+        for slot in mode.slots:
+            yield from _known(f"{place}.slots", slot, template.slots, "slots")
+        for op in mode.ops:
+            yield from _one_of(f"{place}.ops", op, OPERATIONS)
+    for i, guard in enumerate(plan.guards):
+        place = f"phases.plan.guards[{i}]"
+        yield from _condition(template, guard.when, f"{place}.when")
+        if guard.type not in GUARDS:
+            yield Problem(f"{place}.type", "unknown guard type", unknown_key(guard.type, GUARDS))
+            continue
+        yield from _params(f"{place}.params", guard.params, GUARDS[guard.type], GUARDS[guard.type])
+        if guard.type == "max_run" and set(guard.params) == set(GUARDS["max_run"]):
+            yield from _path(
+                template, f"{guard.params['observer']}.run_length", f"{place}.params.observer"
+            )
+        if not isinstance(guard.params.get("limit", 1), int):
+            yield Problem(f"{place}.params.limit", "no whole number", "write how often, e.g. 3")
+
+
+def _slots(template: Template) -> Iterator[Problem]:
+    for name, slot in template.slots.items():
+        place = f"slots.{name}"
+        sources = [s for s in ("text", "file", "source", "builtin") if getattr(slot, s)]
+        if len(sources) != 1:
+            found = ", ".join(sources) or "none"
+            yield Problem(
+                place, f"needs one of text, file, source, builtin; has {found}", "keep one"
+            )
+        if slot.text:
+            yield from _known(f"{place}.text", slot.text, template.text, "text")
+        if slot.file:
+            yield from _known(f"{place}.file", slot.file, template.files, "files")
+            if not _VIEW.fullmatch(slot.view):
+                yield Problem(
+                    f"{place}.view", f"unknown view {slot.view!r}", "use full, tail:N or open_items"
+                )
+        if slot.source:
+            yield from _path(template, slot.source, f"{place}.source")
+        if slot.builtin:
+            yield from _one_of(f"{place}.builtin", slot.builtin, BUILTINS)
+        yield from _one_of(f"{place}.form", slot.form, ("full", "short"))
+        if slot.max_chars < 0:
+            yield Problem(f"{place}.max_chars", f"{slot.max_chars}", "use 0 for no limit, or more")
+        yield from _condition(template, slot.when, f"{place}.when")
+
+
+def _observers(template: Template) -> Iterator[Problem]:
+    for name, spec in template.observers.items():
+        place = f"observers.{name}"
+        if name == "percept" or not re.fullmatch(conditions.PATH, name) or "." in name:
+            yield Problem(place, "cannot be an observer's name", "use letters, digits and _")
+        if spec.type not in OBSERVERS:
+            yield Problem(
+                f"{place}.type", "unknown observer type", unknown_key(spec.type, OBSERVERS)
+            )
+            continue
+        cls = OBSERVERS[spec.type]
+        signature = inspect.signature(cls.__init__).parameters.values()
+        needed = [p.name for p in signature if p.default is p.empty and p.name != "self"]
+        yield from _params(f"{place}.params", spec.params, cls.PARAMS, needed)
+        size = spec.params.get("size", 1)
+        if not isinstance(size, int) or size < 1:
+            yield Problem(
+                f"{place}.params.size", f"{size!r} actions", "write a whole number from 1"
+            )
+        for value in (spec.params.get("path", ()), spec.params.get("paths", ())):
+            for path in (value,) if isinstance(value, str) else value:
+                if not str(path).startswith("percept."):
+                    yield Problem(
+                        f"{place}.params", f"{path!r} is no percept path", "start it with percept."
+                    )
+        for i, band in enumerate(spec.bands):
+            yield from _condition(template, band.when, f"{place}.bands[{i}].when")
+            for path in conditions.placeholders(band.text):
+                yield from _path(template, path, f"{place}.bands[{i}].text")
+
+
+def _texts(template: Template) -> Iterator[Problem]:
+    for name, text in template.text.items():
+        for path in conditions.placeholders(text):
+            yield from _path(template, path, f"text.{name}")
+    budget = template.limits.phase_tokens * _BYTES_PER_TOKEN
+    for name, phase in (("log", template.phases.log), ("plan", template.phases.plan)):
+        slots = [template.slots[s] for s in (*phase.system, *phase.slots) if s in template.slots]
+        size = sum(len(template.text.get(s.text, "").encode()) for s in slots if s.text)
+        size += sum(s.max_chars for s in slots if not s.text)
+        size += sum(
+            len(template.files[s.file].seed.encode())
+            for s in slots
+            if s.file in template.files and not s.max_chars
+        )
+        if size > budget:
+            yield Problem(
+                f"phases.{name}",
+                f"the prompt takes about {size // _BYTES_PER_TOKEN} tokens of phase_tokens "
+                f"{template.limits.phase_tokens}",
+                "shorten texts or max_chars, or raise limits.phase_tokens",
+            )
+
+
+def _actions(template: Template) -> Iterator[Problem]:
+    for kind in template.actions.repairs:
+        yield from _one_of("actions.repairs", kind, REPAIRS)
+    if not template.actions.fallback:
+        yield Problem("actions.fallback", "no action stands in", "name a harmless action")
+
+
+def _limits(template: Template) -> Iterator[Problem]:
+    for name in Limits.__dataclass_fields__:
+        if getattr(template.limits, name) < 1:
+            yield Problem(f"limits.{name}", f"{getattr(template.limits, name)}", "use 1 or more")
+
+
+def _memory(template: Template) -> Iterator[Problem]:
+    """The agent model itself must be able to write and to read back."""
+    own = {name for name, spec in template.files.items() if spec.kind in OWN_KINDS}
+    if not own and not template.new_files.allow:
+        kinds = ", ".join(OWN_KINDS)
+        yield Problem("files", "no file is the agent's own", f"add one of kind {kinds}")
+    writes = [op for op in operations_offered(template, "log") if op in WRITE_OPERATIONS]
+    if not writes:
+        yield Problem(
+            "phases.log.ops", "LOG offers no write", "offer APPEND, or files that take one"
+        )
+    plan_ops = operations_offered(template, "plan")
+    if not any(op in READ_OPERATIONS for op in plan_ops):
+        yield Problem(
+            "phases.plan.ops", "PLAN offers no read", "offer READ, or files that take one"
+        )
+    displayed = {
+        template.slots[s].file
+        for phase in (template.phases.log, template.phases.plan)
+        for s in (*phase.system, *phase.slots)
+        if s in template.slots
+    }
+    displayed |= {
+        template.slots[s].file
+        for mode in template.phases.plan.modes
+        for s in mode.slots
+        if s in template.slots
+    }
+    log_ops = operations_offered(template, "log")
+    for name, spec in template.files.items():
+        readable = any(
+            op in READ_OPERATIONS and op in (*plan_ops, *log_ops) for op in operations_of(spec)
+        )
+        if name not in displayed and not readable:
+            yield Problem(
+                f"files.{name}", "nothing shows or reads it", "show it in a slot or allow READ"
+            )
+
+
+def _override(template: Template, override: OverrideSpec, place: str) -> Iterator[Problem]:
+    if "overrides" in override.patch:
+        yield Problem(f"{place}.patch", "an override cannot hold overrides", "remove them")
+        return
+    name = override.task.replace("*", "x").replace("?", "x").replace("[", "x")
+    data = to_data(template)
+    data["overrides"] = [{"task": "*", "patch": override.patch}]
+    try:
+        patched = from_data(data).for_task(name)
+    except ConfigError as error:
+        yield Problem(f"{place}.patch", str(error), "mend the patch")
+        return
+    data["overrides"] = []
+    before = set(validate(from_data(data)))
+    for problem in validate(patched):
+        if problem not in before:
+            yield Problem(f"{place}.patch.{problem.place}", problem.message, problem.remedy)
+
+
+def _one_of(place: str, value: str, known: Iterable[str]) -> Iterator[Problem]:
+    if value not in known:
+        yield Problem(place, f"unknown value {value!r}", unknown_key(value, known))
+
+
+def _known(place: str, name: str, known: Iterable[str], where: str) -> Iterator[Problem]:
+    if name not in known:
+        yield Problem(place, f"no {name!r} in {where}", unknown_key(name, known))
+
+
+def _params(
+    place: str, params: Any, known: Iterable[str], needed: Iterable[str]
+) -> Iterator[Problem]:
+    for name in params:
+        yield from _known(place, name, known, "its params")
+    for name in needed:
+        if name not in params:
+            yield Problem(place, f"lacks {name!r}", "add it")
+
+
+def _condition(template: Template, condition: Any, place: str) -> Iterator[Problem]:
+    wrong = list(conditions.problems(condition))
+    for message in wrong:
+        yield Problem(place, message, "see agent/conditions.py for the forms")
+    if not wrong:
+        for path in conditions.paths(condition):
+            yield from _path(template, path, place)
+
+
+def _path(template: Template, path: str, place: str) -> Iterator[Problem]:
+    root, _, rest = path.partition(".")
+    if root == "percept" and rest:
+        return
+    spec = template.observers.get(root)
+    if spec is None:
+        known = ["percept", *template.observers]
+        yield Problem(place, f"path {path!r} leads nowhere", unknown_key(root, known))
+        return
+    if spec.type in OBSERVERS:
+        outputs = (*OBSERVERS[spec.type].OUTPUTS, *(["text"] if spec.bands else []))
+        if rest.partition(".")[0] not in outputs:
+            yield Problem(place, f"{root!r} has no {rest!r}", unknown_key(rest, outputs))

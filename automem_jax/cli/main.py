@@ -1,0 +1,63 @@
+"""`automem <stage> [flags]`: finds the stage, parses its flags, turns known errors into one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+
+STAGES = {
+    "pipeline": "the whole loop: evolve, collect, select, train, evaluate, report",
+    "rollout": "play episodes and write traces",
+    "evolve": "loop 1: improve the memory template, gated on paired seeds",
+    "select": "loop 2: pick good memory decisions from traces",
+    "train": "loop 2: train the memory specialist's adapter",
+    "evaluate": "two-model evaluation and attribution on held-out seeds",
+    "report": "write the HTML report of a work directory",
+}
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Console entry point. Exit status 0 done, 1 a known error, 2 wrong usage, 130 interrupted."""
+    argv = list(sys.argv if argv is None else argv)
+    if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
+        print(_usage())
+        sys.exit(0 if len(argv) >= 2 else 2)
+    if argv[1] == "--version":
+        from automem_jax import __version__
+
+        print(f"automem_jax {__version__}")
+        sys.exit(0)
+    stage = argv[1]
+    if stage not in STAGES:
+        from automem_jax.config import unknown_key
+
+        print(f"automem: {unknown_key(stage, STAGES).replace('key', 'stage')}", file=sys.stderr)
+        sys.exit(2)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    module = importlib.import_module(f"automem_jax.cli.{stage}")
+    from automem_jax.cli import flags
+
+    try:
+        experiment = flags.parse(f"automem {stage}", module.__doc__, argv[2:])
+        module.main(experiment)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues where this one stopped", file=sys.stderr)
+        sys.exit(130)
+    except flags.known_errors() as error:
+        print(f"automem {stage}: {flags.one_line(error)}", file=sys.stderr)
+        if os.environ.get("AUTOMEM_TRACEBACK"):
+            raise
+        sys.exit(1)
+
+
+def _usage() -> str:
+    lines = ["usage: automem STAGE [--config=FILE] [--workdir=DIR] [--config.field=value ...]", ""]
+    lines += [f"  {name:<10} {what}" for name, what in STAGES.items()]
+    lines += [
+        "",
+        "`automem STAGE --help` lists a stage's flags. Every stage continues where it stopped.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,276 @@
+"""How an agent uses its memory, counted from traces one episode at a time.
+
+Shares are None where their denominator is 0: nothing was asked, so nothing is known.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from automem_jax.agent.grammar import READ_OPERATIONS, WRITE_OPERATIONS
+from automem_jax.traces.schema import Step, Trace
+
+# Clocks that tick whatever the agent does: "T:41", "Turn: 41", "Time 41".
+_CLOCK = re.compile(r"\b(?:t|turns?|time)\s*[:=]?\s*\d+", re.IGNORECASE)
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class CueProbe:
+    """Asks whether a piece of early information went through memory to a later decision.
+
+    Attributes:
+      pattern: regular expression over the percept's long text; its first group, else the whole
+        match, is the cue. Case does not matter.
+      early_steps: the cue is looked for at steps t < early_steps.
+      decisive_from_end: the decision falls this many actions before the episode's end; memory seen
+        after it does not count. 0 counts every step.
+      win: progression at or above which the episode counts as won.
+    """
+
+    pattern: str
+    early_steps: int = 3
+    decisive_from_end: int = 0
+    win: float = 1.0
+
+
+# In Memento the wrong arm is punished two moves after the fork, the right one rewarded four after.
+PROBES: dict[str, CueProbe] = {
+    "MiniHack-Memento-*": CueProbe(pattern=r"(blue jelly|lichen)", decisive_from_end=2),
+}
+
+
+def probe_for(task: str) -> CueProbe | None:
+    """The cue probe known for a task, or None."""
+    for glob, probe in PROBES.items():
+        if fnmatch.fnmatchcase(task, glob):
+            return probe
+    return None
+
+
+def share(part: float, whole: float) -> float | None:
+    """part / whole, None for an empty whole."""
+    return part / whole if whole else None
+
+
+@dataclass
+class BehaviourCounter:
+    """Adds up memory behaviour over episodes; `add` each trace, then ask `result`."""
+
+    counts: Counter = field(default_factory=Counter)
+
+    def add(self, trace: Trace) -> None:
+        """Counts one episode."""
+        counts = self.counts
+        counts["episodes"] += 1
+        counts["steps"] += len(trace.steps)
+        wrote = read = False
+        for phase_name, operation in operations(trace):
+            counts["operations"] += 1
+            counts["valid"] += bool(operation["ok"])
+            is_write = operation["op"] in WRITE_OPERATIONS
+            is_read = operation["op"] in READ_OPERATIONS
+            if operation["ok"]:
+                wrote |= is_write
+                read |= is_read
+                counts["writes"] += is_write
+                counts["redundant"] += is_write and bool(operation["redundant"])
+                counts["reads"] += is_read
+                counts["empty"] += is_read and bool(operation["empty"])
+            if phase_name == "log":
+                counts["log_writes"] += is_write
+                counts["log_reads"] += is_read
+                counts["log_searches"] += operation["op"] == "SEARCH"
+        counts["wrote"] += wrote
+        counts["read"] += read
+        for step in trace.steps:
+            counts["not_model"] += step.action_source == "fallback"
+            for phase in step.phases:
+                for turn in phase.turns:
+                    # What the grammar could not even read as an operation is an invalid operation too.
+                    unread = _parse_errors(turn.errors, turn.operations)
+                    counts["operations"] += unread
+                    counts["calls"] += 1
+                    counts["prompt_tokens"] += turn.completion.prompt_tokens
+                    counts["completion_tokens"] += turn.completion.completion_tokens
+                    counts["failed_calls"] += turn.completion.error is not None
+                    counts["cut_calls"] += turn.completion.finish_reason == "length"
+        counts["unproductive"] += sum(unproductive_actions(trace))
+
+    def result(self) -> dict[str, float | int | None]:
+        """The behaviour measures over everything added so far, by name."""
+        c = self.counts
+        return {
+            "valid_operation_share": share(c["valid"], c["operations"]),
+            "redundant_write_share": share(c["redundant"], c["writes"]),
+            "empty_read_share": share(c["empty"], c["reads"]),
+            "writes_per_search_in_log": share(c["log_writes"], c["log_searches"]),
+            "writes_per_read_in_log": share(c["log_writes"], c["log_reads"]),
+            "unproductive_action_share": share(c["unproductive"], c["steps"]),
+            "episodes_with_write_share": share(c["wrote"], c["episodes"]),
+            "episodes_with_read_share": share(c["read"], c["episodes"]),
+            "operations_per_step": share(c["operations"], c["steps"]),
+            "input_tokens_per_step": share(c["prompt_tokens"], c["steps"]),
+            "output_tokens_per_step": share(c["completion_tokens"], c["steps"]),
+            "calls_per_step": share(c["calls"], c["steps"]),
+            "fallback_action_share": share(c["not_model"], c["steps"]),
+            "cut_completion_share": share(c["cut_calls"], c["calls"]),
+            "failed_calls": c["failed_calls"],
+        }
+
+
+@dataclass
+class CueCounter:
+    """Adds up a cue probe over episodes; `add` each trace, then ask `result`."""
+
+    probe: CueProbe
+    counts: Counter = field(default_factory=Counter)
+
+    def add(self, trace: Trace) -> None:
+        """Counts one episode; episodes that never show the cue are left out of the shares."""
+        self.counts["episodes"] += 1
+        cue = find_cue(self.probe, trace)
+        if cue is None:
+            return
+        logged, shown, asked = trace_cue(self.probe, trace, cue)
+        won = (trace.end or {}).get("progression", 0.0) >= self.probe.win
+        consulted = shown or asked
+        counts = self.counts
+        counts["with_cue"] += 1
+        counts["logged"] += logged
+        counts["shown"] += shown
+        counts["asked"] += asked
+        counts["read"] += consulted
+        counts["won"] += won
+        counts["read_won"] += consulted and won
+
+    def result(self) -> dict[str, float | int | None]:
+        """Shares of the episodes that showed the cue.
+
+        cue_logged: the agent wrote a line holding it. cue_read: such a line stood before the agent
+        in a PLAN no later than the decision, put there by a slot (cue_shown) or by its own read
+        (cue_asked). win_given_read, win_given_not_read: share won among those.
+        """
+        c = self.counts
+        return {
+            "episodes_with_cue": c["with_cue"],
+            "cue_logged": share(c["logged"], c["with_cue"]),
+            "cue_read": share(c["read"], c["with_cue"]),
+            "cue_shown": share(c["shown"], c["with_cue"]),
+            "cue_asked": share(c["asked"], c["with_cue"]),
+            "win_given_read": share(c["read_won"], c["read"]),
+            "win_given_not_read": share(c["won"] - c["read_won"], c["with_cue"] - c["read"]),
+        }
+
+
+def operations(trace: Trace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(phase, operation record) of every operation of an episode, in order."""
+    for step in trace.steps:
+        for phase in step.phases:
+            for turn in phase.turns:
+                for operation in turn.operations:
+                    yield phase.phase, operation
+
+
+def find_cue(probe: CueProbe, trace: Trace) -> str | None:
+    """The cue in the earliest percept that shows it, in lower case; None if none does."""
+    pattern = re.compile(probe.pattern, re.IGNORECASE)
+    for step in trace.steps:
+        if step.t >= probe.early_steps:
+            return None
+        match = pattern.search(step.percept["long_text"])
+        if match:
+            return (match.group(1) if pattern.groups else match.group(0)).lower()
+    return None
+
+
+def trace_cue(probe: CueProbe, trace: Trace, cue: str) -> tuple[bool, bool, bool]:
+    """(logged, shown by a slot in PLAN, asked for in PLAN) of a cue's lines in an episode."""
+    lines: dict[str, set[int]] = {}  # ids by file: a shown range holds that file's lines only
+    logged = shown = asked = False
+    decisive = len(trace.steps) - probe.decisive_from_end
+    for step in trace.steps:
+        # A line exists from the step whose changes insert it; LOG comes before PLAN in a step.
+        written = set()
+        for file, line in _lines_with(step, cue):
+            lines.setdefault(file, set()).add(line)
+            written.add(line)
+        by_agent = {
+            i for p in step.phases for t in p.turns for o in t.operations for i in o["wrote"]
+        }
+        logged |= bool(written & by_agent)
+        if step.t > decisive or not lines:
+            continue
+        for phase in step.phases:
+            if phase.phase != "plan":
+                continue
+            shown |= any(
+                first <= line <= last
+                for file, ranges in phase.shown.items()
+                for first, last in ranges
+                for line in lines.get(file, ())
+            )
+            everywhere = set().union(*lines.values())
+            asked |= any(
+                line in everywhere
+                for turn in phase.turns
+                for operation in turn.operations
+                for line in operation["read"]
+            )
+    return logged, shown, asked
+
+
+def unproductive_actions(trace: Trace) -> list[bool]:
+    """Per step, whether its action changed nothing the agent can see.
+
+    True where the next percept's texts equal this one's, clocks aside, with no reward and no new
+    progression. What moves by itself still counts as change: this is a lower bound.
+    """
+    percepts = [step.percept for step in trace.steps]
+    final = (trace.end or {}).get("percept")
+    if final:
+        percepts.append(final)
+    verdicts = []
+    for before, after in zip(percepts, percepts[1:], strict=False):
+        verdicts.append(
+            not after["reward"]
+            and not after["done"]
+            and after["progression"] == before["progression"]
+            and _without_clock(before) == _without_clock(after)
+        )
+    return verdicts
+
+
+def behaviour(traces: Iterable[Trace]) -> dict[str, float | int | None]:
+    """Memory behaviour over traces, read one at a time."""
+    counter = BehaviourCounter()
+    for trace in traces:
+        counter.add(trace)
+    return counter.result()
+
+
+def _lines_with(step: Step, cue: str) -> set[tuple[str, int]]:
+    return {
+        (change["file"], line_id)
+        for change in step.memory
+        if change["op"] == "insert"
+        for line_id, text in change["lines"]
+        if cue in text.lower()
+    }
+
+
+def _parse_errors(errors: tuple[str, ...], operations: tuple[dict[str, Any], ...]) -> int:
+    """Errors of a turn that no operation record accounts for."""
+    known = {operation["error"] for operation in operations}
+    return sum(error not in known for error in errors)
+
+
+def _without_clock(percept: dict[str, Any]) -> tuple[str, str]:
+    texts = (percept["long_text"], percept["short_text"])
+    long_text, short_text = (_SPACE.sub(" ", _CLOCK.sub("", text)) for text in texts)
+    return long_text, short_text

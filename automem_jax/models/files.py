@@ -1,0 +1,65 @@
+"""Safetensors files, written whole or not at all, read with errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class FileFormatError(ValueError):
+    """A file that exists and cannot be read as what it should be."""
+
+
+def write_file(path: str | Path, data: bytes) -> None:
+    """Writes under a temporary name, flushes to disk, renames: a crash leaves the old file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes tensors (sorted by name) and metadata through `write_file`."""
+    from safetensors.numpy import save
+
+    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    write_file(path, save(ordered, metadata=dict(metadata)))
+
+
+def open_safetensors(path: str | Path) -> Any:
+    """An open safetensors reader (a context manager) that yields JAX arrays, bfloat16 included.
+
+    Raises:
+      FileNotFoundError: no such file. FileFormatError: not safetensors, or cut short.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{str(path)!r} does not exist; check the directory or download it")
+    try:
+        return safe_open(str(path), framework="flax")
+    except SafetensorError as error:
+        raise FileFormatError(
+            f"{path}: not a readable safetensors file ({error}); write or download it again"
+        ) from error
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All tensors as numpy arrays, and the metadata. Raises as `open_safetensors`."""
+    with open_safetensors(path) as file:
+        return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}, (
+            file.metadata() or {}
+        )

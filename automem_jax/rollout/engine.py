@@ -1,0 +1,309 @@
+"""Drives many agents in many environments against one batched policy, and records traces.
+
+Every wave gathers one outstanding request from each running episode and asks the policy once; agents
+that committed an action are stepped together. An episode depends on its seed, template, policy and
+the run's seed alone, never on what else is running.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from automem_jax.agent.agent import Agent, Decision
+from automem_jax.agent.template import Template, template_hash
+from automem_jax.envs.base import Percept, TextEnv
+from automem_jax.policies.base import Policy
+from automem_jax.progress import Progress
+from automem_jax.text.messages import Completion, Request, RequestKey, SamplingSettings
+from automem_jax.traces.store import TraceError, TraceWriter, read_trace
+
+_VERSIONED = ("automem_jax", "jax", "flax", "nle", "minihack", "craftax")
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    """What, besides the seed, an episode depends on; it is written to every trace's header.
+
+    `two_model` says that the policy's "memory" role is a specialist, so that the base must commit
+    the action itself. `behaviour_hash` covers the configuration that shapes an episode.
+    """
+
+    env_name: str
+    task: str
+    template: Template
+    arm: str
+    run_seed: int
+    sampling: SamplingSettings
+    two_model: bool
+    behaviour_hash: str
+
+
+@dataclass
+class _Episode:
+    seed: int
+    agent: Agent
+    writer: TraceWriter
+    recorded: dict[RequestKey, Completion]
+    request: Request | None = None
+    percept: Percept | None = None
+    error: str | None = None
+
+    def is_recorded(self) -> bool:
+        """Whether the request in flight was answered in the run that was killed.
+
+        The first one that was not ends the recording: what follows it may have gone another way.
+        """
+        if self.request.key not in self.recorded:
+            self.recorded.clear()
+        return bool(self.recorded)
+
+
+@dataclass(frozen=True)
+class RolloutResult:
+    """Where the traces are, and what making the new ones took.
+
+    `completion_errors` counts model calls that failed after all retries (the fallback action ran);
+    `first_error` is the first such message.
+    """
+
+    paths: list[Path]
+    new_episodes: int
+    steps: int
+    seconds: float
+    prompt_tokens: int
+    completion_tokens: int
+    completion_errors: int
+    first_error: str | None
+
+
+def run_episodes(
+    env: TextEnv,
+    policy: Policy,
+    spec: RolloutSpec,
+    seeds: Sequence[int],
+    out_dir: Path,
+    *,
+    show_progress: bool = True,
+) -> RolloutResult:
+    """Plays one episode a seed and writes one trace each to `out_dir`; finished ones are kept.
+
+    An episode found half-written is played again from its start with its recorded completions, so no
+    model call is paid for twice.
+
+    Raises:
+      TraceError: `out_dir` holds traces made with other settings.
+      ValueError: a seed is given twice.
+    """
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("a seed is listed twice; every episode needs its own")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    run = _Run(env, policy, spec, out_dir)
+    paths = [out_dir / f"{run.episode_id(seed)}.jsonl" for seed in seeds]
+    waiting = [s for s, path in zip(seeds, paths, strict=True) if not run.is_finished(path, s)]
+    title = f"rollout {spec.arm}"
+    started = time.monotonic()
+    if not waiting:
+        return RolloutResult(paths, 0, 0, 0.0, 0, 0, 0, None)
+    if not show_progress:
+        run.play(waiting, None)
+    else:
+        with Progress(title, len(waiting), "episodes") as progress:
+            run.play(waiting, progress)
+    return RolloutResult(
+        paths,
+        len(waiting),
+        run.steps,
+        time.monotonic() - started,
+        run.prompt_tokens,
+        run.completion_tokens,
+        run.completion_errors,
+        run.first_error,
+    )
+
+
+class _Run:
+    """State of one call of run_episodes."""
+
+    def __init__(self, env: TextEnv, policy: Policy, spec: RolloutSpec, out_dir: Path):
+        self.env, self.policy, self.spec, self.out_dir = env, policy, spec, out_dir
+        self.steps = self.prompt_tokens = self.completion_tokens = self.completion_errors = 0
+        self.first_error: str | None = None
+        self._finished: list[float] = []
+        self._described = policy.describe()
+        self._versions = {name: _version(name) for name in _VERSIONED}
+
+    def episode_id(self, seed: int) -> str:
+        return f"{self.spec.task}-{seed}"
+
+    def header(self, seed: int) -> dict[str, Any]:
+        spec = self.spec
+        return {
+            "env": spec.env_name,
+            "task": spec.task,
+            "seed": seed,
+            "run_seed": spec.run_seed,
+            "arm": spec.arm,
+            "template": {"id": spec.template.id, "hash": template_hash(spec.template)},
+            "policy": self._described,
+            "two_model": spec.two_model,
+            "config_hash": spec.behaviour_hash,
+            "versions": self._versions,
+            "instructions": self.env.instructions,
+        }
+
+    def is_finished(self, path: Path, seed: int) -> bool:
+        if not path.exists():
+            return False
+        self._check_header(path, read_trace(path).header, seed)
+        return True
+
+    def _check_header(self, path: Path, found: dict[str, Any], seed: int) -> None:
+        expected = self.header(seed)
+        for name in expected:
+            if name != "versions" and found.get(name) != expected[name]:
+                raise TraceError(
+                    f"{path}: this trace was made with {name} = {found.get(name)!r}, now it is "
+                    f"{expected[name]!r}; use another --workdir or move the old traces away"
+                )
+
+    def play(self, seeds: Sequence[int], progress: Progress | None) -> None:
+        waiting = list(seeds)
+        running: dict[int, _Episode] = {}
+        free = list(range(self.env.num_slots))
+        try:
+            while waiting or running:
+                starting = {
+                    free.pop(0): waiting.pop(0) for _ in range(min(len(free), len(waiting)))
+                }
+                if starting:
+                    percepts = self.env.reset(list(starting), list(starting.values()))
+                    for slot, seed in starting.items():
+                        running[slot] = self._open(seed)
+                    self._observe(running, percepts, free)
+                self._wave(running, free)
+                if progress is not None:
+                    self._report(progress)
+        finally:
+            for episode in running.values():
+                episode.writer.close()
+
+    def _wave(self, running: dict[int, _Episode], free: list[int]) -> None:
+        """Answers outstanding requests once, then steps whoever committed an action.
+
+        Recorded completions come first, alone: what a killed run paid for is on disk again before
+        anything new is asked.
+        """
+        actions: dict[int, str] = {}
+        replayed = [slot for slot, episode in running.items() if episode.is_recorded()]
+        if replayed:
+            completions = [
+                running[slot].recorded.pop(running[slot].request.key) for slot in replayed
+            ]
+        else:
+            completions = self.policy.complete([e.request for e in running.values()])
+        for slot, completion in zip(replayed or list(running), completions, strict=True):
+            self._receive(slot, running[slot], completion, actions)
+        if actions:
+            self.steps += len(actions)
+            self._observe(running, self.env.step(actions), free)
+
+    def _receive(
+        self, slot: int, episode: _Episode, completion: Completion, actions: dict[int, str]
+    ) -> None:
+        self.prompt_tokens += completion.prompt_tokens
+        self.completion_tokens += completion.completion_tokens
+        if completion.finish_reason == "error":
+            self.completion_errors += 1
+            episode.error = episode.error or completion.error or "unknown error"
+            self.first_error = self.first_error or episode.error
+        self._advance(slot, episode, episode.agent.receive(completion), actions)
+
+    def _advance(
+        self, slot: int, episode: _Episode, out: Request | Decision, actions: dict[int, str]
+    ) -> None:
+        if isinstance(out, Decision):
+            episode.request = None
+            episode.writer.step(out.record)
+            actions[slot] = out.action
+        else:
+            episode.request = out
+
+    def _observe(
+        self, running: dict[int, _Episode], percepts: dict[int, Percept], free: list[int]
+    ) -> None:
+        """Hands percepts to agents; episodes that ended are closed. Agents may act without a request."""
+        while percepts:
+            actions: dict[int, str] = {}
+            for slot, percept in percepts.items():
+                episode = running[slot]
+                episode.percept = percept
+                if percept.done:
+                    self._finish(running.pop(slot), percept)
+                    free.append(slot)
+                else:
+                    self._advance(slot, episode, episode.agent.observe(percept), actions)
+            self.steps += len(actions)
+            percepts = self.env.step(actions) if actions else {}
+        free.sort()
+
+    def _open(self, seed: int) -> _Episode:
+        spec = self.spec
+        episode_id = self.episode_id(seed)
+        recorded: dict[RequestKey, Completion] = {}
+        partial = self.out_dir / f"{episode_id}.jsonl.partial"
+        if partial.exists():
+            recorded = self._recorded(partial, seed)
+        writer = TraceWriter(self.out_dir, episode_id, self.header(seed))
+        agent = Agent(
+            spec.template,
+            spec.sampling,
+            episode=seed,
+            two_model=spec.two_model,
+            instructions=self.env.instructions,
+            task=spec.task,
+        )
+        return _Episode(seed, agent, writer, recorded)
+
+    def _recorded(self, partial: Path, seed: int) -> dict[RequestKey, Completion]:
+        try:
+            trace = read_trace(partial)
+        except TraceError:
+            return {}  # nothing usable was written before the stop: play it from the start
+        self._check_header(partial, trace.header, seed)
+        recorded = {}
+        for step in trace.steps:
+            for phase in step.phases:
+                for turn in phase.turns:
+                    if turn.completion.finish_reason == "error":
+                        return recorded
+                    key = RequestKey(seed, step.t, phase.phase, turn.index)
+                    recorded[key] = turn.completion
+        return recorded
+
+    def _finish(self, episode: _Episode, percept: Percept) -> None:
+        episode.writer.end(episode.agent.end_record(percept, error=episode.error))
+        self._finished.append(percept.progression)
+
+    def _report(self, progress: Progress) -> None:
+        elapsed = max(time.monotonic() - progress.started, 1e-9)
+        figures = {
+            "steps/s": self.steps / elapsed,
+            "tokens/s": (self.prompt_tokens + self.completion_tokens) / elapsed,
+        }
+        if self._finished:
+            figures["progression"] = sum(self._finished) / len(self._finished)
+        if self.completion_errors:
+            figures["failed calls"] = self.completion_errors
+        progress.update(len(self._finished), figures)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

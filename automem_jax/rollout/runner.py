@@ -1,0 +1,156 @@
+"""Builds environment, model and policies of an experiment once, and runs episodes with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from automem_jax.agent.template import Template
+from automem_jax.config import ExperimentConfig
+from automem_jax.policies.base import Policy
+from automem_jax.rollout.engine import RolloutResult, RolloutSpec, run_episodes
+from automem_jax.text.messages import SamplingSettings
+
+
+class Runner:
+    """Holds what is costly to build (engines, weights, compiled functions) between stages.
+
+    Everything is built on first use, so that a stage that plays nothing starts at once.
+    """
+
+    def __init__(self, config: ExperimentConfig):
+        self.config = config
+        self._env = None
+        self._model = None
+        self._tokenizer = None
+        self._policies: dict[str | None, Policy] = {}
+
+    @property
+    def env(self):
+        if self._env is None:
+            from automem_jax import envs
+
+            self._env = envs.make(self.config.env)
+        return self._env
+
+    @property
+    def tokenizer(self):
+        if self._tokenizer is None:
+            from automem_jax.text.tokenizer import load_tokenizer
+
+            self._tokenizer = load_tokenizer(self.config.model.source)
+        return self._tokenizer
+
+    @property
+    def model(self):
+        """The frozen base with its adapter slot; loaded once, shared by every policy and by training."""
+        if self._model is None:
+            from automem_jax.models.weights import load_model
+
+            self._model = load_model(self.config.model.source, self.config.model.dtype)[0]
+        return self._model
+
+    def policy(self, adapter: Path | None = None) -> Policy:
+        """The policy of the config, with the adapter file as its memory specialist if given."""
+        key = None if adapter is None else str(adapter)
+        if key not in self._policies:
+            self._policies[key] = self._make_policy(adapter)
+        return self._policies[key]
+
+    def _make_policy(self, adapter: Path | None) -> Policy:
+        config = self.config.policy
+        if config.kind == "local":
+            from automem_jax.models.lora import load_adapter
+            from automem_jax.policies.local import LocalPolicy
+
+            return LocalPolicy(
+                self.model,
+                self.tokenizer,
+                slots=self.config.model.slots,
+                max_context=self.config.model.max_context,
+                run_seed=self.config.seed,
+                adapter=None if adapter is None else load_adapter(adapter),
+            )
+        if adapter is not None:
+            raise ValueError(
+                f"policy.kind {config.kind!r} serves its adapter itself; name it in "
+                "policy.adapter_model instead of a local adapter file"
+            )
+        if config.kind == "openai":
+            from automem_jax.policies.openai import OpenAIPolicy
+
+            return OpenAIPolicy(config)
+        if config.kind == "anthropic":
+            from automem_jax.policies.anthropic import AnthropicPolicy
+
+            return AnthropicPolicy(config)
+        raise ValueError(f"policy.kind {config.kind!r} is none of local, openai, anthropic")
+
+    def run(
+        self,
+        arm: str,
+        template: Template,
+        seeds: Sequence[int],
+        out_dir: Path,
+        *,
+        adapter: Path | None = None,
+    ) -> RolloutResult:
+        """Plays one episode a seed under `template`; finished episodes in `out_dir` are kept."""
+        config = self.config
+        sampling = config.sampling
+        spec = RolloutSpec(
+            env_name=config.env.name,
+            task=config.env.task,
+            template=template,
+            arm=arm,
+            run_seed=config.seed,
+            sampling=SamplingSettings(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                max_tokens=sampling.max_tokens,
+            ),
+            two_model=adapter is not None or bool(config.policy.adapter_model),
+            behaviour_hash=behaviour_hash(config),
+        )
+        result = run_episodes(self.env, self.policy(adapter), spec, seeds, out_dir)
+        if result.completion_errors:
+            print(
+                f"warning: {result.completion_errors} model calls failed in arm {arm!r} "
+                f"(fallback actions ran); first: {result.first_error}"
+            )
+        return result
+
+    def close(self) -> None:
+        for policy in self._policies.values():
+            policy.close()
+        if self._env is not None:
+            self._env.close()
+
+
+def behaviour_hash(config: ExperimentConfig) -> str:
+    """Hash of the configuration that shapes an episode; how many run at once is not part of it."""
+    parts = {
+        "env": {
+            k: v for k, v in dataclasses.asdict(config.env).items() if k not in ("slots", "workers")
+        },
+        "model": dataclasses.asdict(config.model),
+        "policy": {
+            k: getattr(config.policy, k)
+            for k in ("kind", "base_url", "model", "adapter_model", "max_tokens")
+        },
+        "sampling": dataclasses.asdict(config.sampling),
+        "seed": config.seed,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def compilation_cache_dir() -> str:
+    """Where compiled programs are kept between processes; JAX_COMPILATION_CACHE_DIR overrides."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(root, "automem_jax", "xla")

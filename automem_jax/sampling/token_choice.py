@@ -1,0 +1,100 @@
+"""How the next token is drawn from logits.
+
+Axes: B slots, V vocab.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from automem_jax.text.messages import PHASE_NUMBER, RequestKey
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ChoiceSettings:
+    """Sampling settings, one row a slot.
+
+    Attributes:
+      temperature: [B] float32, >= 0; 0 is greedy.
+      top_p: [B] float32, (0, 1]; 1 switches off.
+      top_k: [B] int32, >= 0; 0 switches off.
+      min_p: [B] float32, [0, 1); 0 switches off.
+      key: [B, 4] uint32: episode, step, phase number and turn of the request.
+    """
+
+    temperature: Float[Array, " B"]
+    top_p: Float[Array, " B"]
+    top_k: Int[Array, " B"]
+    min_p: Float[Array, " B"]
+    key: Int[Array, "B 4"]
+
+
+def key_words(key: RequestKey) -> tuple[int, int, int, int]:
+    """The request's key as the four unsigned words that are folded into the run's seed."""
+    mask = 0xFFFFFFFF
+    return key.episode & mask, key.step & mask, PHASE_NUMBER[key.phase], key.turn & mask
+
+
+def row_keys(run_seed: Int[Array, ""], words: Int[Array, "B 4"]) -> Array:
+    """A random key a row: run seed, episode, step, phase number, turn, folded in that order."""
+
+    def fold(row):
+        key = jax.random.key(run_seed, impl="threefry2x32")
+        for word in range(4):
+            key = jax.random.fold_in(key, row[word])
+        return key
+
+    return jax.vmap(fold)(words)
+
+
+def choose(
+    logits: Float[Array, "B V"],
+    keys: Array,
+    token_index: Int[Array, ""],
+    settings: ChoiceSettings,
+    *,
+    needs_sort: bool,
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """Next token of each row, and its log-probability at temperature 1 over the full distribution.
+
+    Temperature first; then top-k, then top-p over what top-k left, then min-p relative to the most
+    likely token. Tokens that tie with the last one kept are kept.
+
+    Args:
+      keys: `row_keys`; the token's index is folded in last.
+      needs_sort: whether any row uses top_p or top_k (static; without it no sort is compiled).
+    """
+    likelihoods = jax.nn.log_softmax(logits, axis=-1)
+    greedy = settings.temperature <= 0
+    scaled = logits / jnp.where(greedy, 1.0, settings.temperature)[:, None]
+    floor = jnp.max(scaled, axis=-1) + jnp.log(settings.min_p)
+    if needs_sort:
+        floor = jnp.maximum(floor, _sorted_floor(scaled, settings))
+    noise = jax.vmap(
+        lambda key: jax.random.gumbel(
+            jax.random.fold_in(key, token_index), logits.shape[1:], jnp.float32
+        )
+    )(keys)
+    noisy = jnp.where(scaled >= floor[:, None], scaled + noise, -jnp.inf)
+    token = jnp.argmax(jnp.where(greedy[:, None], logits, noisy), axis=-1).astype(jnp.int32)
+    return token, jnp.take_along_axis(likelihoods, token[:, None], axis=-1)[:, 0]
+
+
+def _sorted_floor(scaled: Float[Array, "B V"], settings: ChoiceSettings) -> Float[Array, " B"]:
+    """The smallest scaled logit that top-k and top-p keep; -inf where both are off."""
+    vocab = scaled.shape[1]
+    ordered = -jnp.sort(-scaled, axis=-1)
+    k = jnp.where(settings.top_k > 0, jnp.minimum(settings.top_k, vocab), vocab)
+    within = jnp.arange(vocab)[None, :] < k[:, None]
+    probability = jax.nn.softmax(jnp.where(within, ordered, -jnp.inf), axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability
+    kept = within & ((before < settings.top_p[:, None]) | (settings.top_p >= 1)[:, None])
+    kept = kept.at[:, 0].set(True)
+    last = jnp.take_along_axis(ordered, jnp.sum(kept, axis=-1, keepdims=True) - 1, axis=-1)[:, 0]
+    off = (settings.top_k <= 0) & (settings.top_p >= 1)
+    return jnp.where(off, -jnp.inf, last)

@@ -1,0 +1,195 @@
+"""Follows every line the agent wrote to the reads that later returned it.
+
+A line is "read back" when a later operation of the agent returns it, or when a slot displays it in the
+first prompt of a PLAN phase. Only what happens before the episode's success can have helped it: the
+success step is the last step whose action raised progression.
+
+One pass over a trace, linear in its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TurnKey:
+    """Names one turn of the agent model inside an episode."""
+
+    t: int
+    phase: str
+    turn: int
+
+
+@dataclass(frozen=True)
+class ReadBack:
+    """The first time a line came back to the agent.
+
+    `via` is "read" (an operation of the turn `at` returned it) or "shown" (a slot of the PLAN prompt).
+    """
+
+    at: TurnKey
+    via: Literal["read", "shown"]
+
+
+@dataclass
+class Line:
+    """One line of memory. `writer` is None where the system wrote it (seed text, automatic files)."""
+
+    id: int
+    file: str
+    text: str
+    t: int
+    writer: TurnKey | None = None
+    first_read: ReadBack | None = None
+    reads: int = 0
+
+
+@dataclass(frozen=True)
+class TurnRecord:
+    """One turn of the agent model. `operations` as in the trace; `failed`: the call itself did."""
+
+    key: TurnKey
+    role: str
+    text: str
+    operations: tuple[Mapping[str, Any], ...]
+    failed: bool
+
+    @property
+    def wrote(self) -> tuple[int, ...]:
+        """Ids of the lines that the operations wrote."""
+        return tuple(i for operation in self.operations for i in operation.get("wrote") or ())
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """Ids of the lines that the operations returned."""
+        return tuple(i for operation in self.operations for i in operation.get("read") or ())
+
+
+@dataclass
+class EpisodeLineage:
+    """The lineage of one finished episode.
+
+    `success_step` is the last step whose action raised progression, None where nothing did. `trace` is
+    the path as it was given. `two_model` tells whether a specialist ran the consulting turns.
+    """
+
+    trace: str
+    episode: str
+    seed: int
+    task: str
+    progression: float
+    success_step: int | None
+    two_model: bool
+    lines: dict[int, Line] = field(default_factory=dict)
+    turns: list[TurnRecord] = field(default_factory=list)
+
+    def credited_reads(self) -> Iterator[Line]:
+        """Lines the agent wrote that came back to it before the episode's success (or, in an episode
+        without success, at any time)."""
+        for line in self.lines.values():
+            if (
+                line.writer is not None
+                and line.first_read is not None
+                and self.in_time(line.first_read.at.t)
+            ):
+                yield line
+
+    def in_time(self, t: int) -> bool:
+        """Whether step `t` comes no later than the success (always, where there was none)."""
+        return self.success_step is None or t <= self.success_step
+
+
+def success_step(progressions: Sequence[float]) -> int | None:
+    """The last step whose action raised progression.
+
+    `progressions[t]` is the value the agent saw before acting at step t; the last entry is the final
+    percept's. So [0, 0, 1] gives 1: the action of step 1 led to the 1.
+    """
+    best, last = (progressions[0] if progressions else 0.0), None
+    for t, value in enumerate(progressions[1:]):
+        if value > best:
+            best, last = value, t
+    return last
+
+
+def follow(trace: Any, path: str) -> EpisodeLineage:
+    """Builds the lineage of one finished trace (`traces.store.Trace`).
+
+    Raises:
+      ValueError: the trace has no end record.
+    """
+    if trace.end is None:
+        raise ValueError(f"{path}: the episode is not finished; run the rollout again to finish it")
+    progressions = [float(step.percept["progression"]) for step in trace.steps]
+    progressions.append(float(trace.end["progression"]))
+    header = trace.header
+    episode = EpisodeLineage(
+        trace=path,
+        episode=str(header["episode"]),
+        seed=int(header["seed"]),
+        task=f"{header.get('env', '')}/{header.get('task', '')}",
+        progression=float(trace.end["progression"]),
+        success_step=success_step(progressions),
+        two_model=False,
+    )
+    removed: set[int] = set()
+    for step in trace.steps:
+        _remember_lines(episode, step)
+        for phase in step.phases:
+            if phase.phase == "plan":
+                _note_shown(episode, step.t, phase.shown, removed)
+            for index, turn in enumerate(phase.turns):
+                key = TurnKey(step.t, phase.phase, index)
+                if phase.phase == "plan" and turn.role == "memory":
+                    episode.two_model = True
+                episode.turns.append(_follow_turn(episode, key, turn))
+        removed.update(
+            i for change in step.memory if change["op"] == "remove" for i in change["ids"]
+        )
+    return episode
+
+
+def _remember_lines(episode: EpisodeLineage, step: Any) -> None:
+    for change in step.memory:
+        if change["op"] == "insert":
+            for line_id, text in change["lines"]:
+                episode.lines[line_id] = Line(line_id, change["file"], text, step.t)
+
+
+def _note_shown(
+    episode: EpisodeLineage, t: int, shown: Mapping[str, Any], removed: set[int]
+) -> None:
+    at = TurnKey(t, "plan", 0)
+    for file, ranges in shown.items():
+        for first, last in ranges:
+            for line_id in range(first, last + 1):
+                line = episode.lines.get(line_id)
+                if line is not None and line.file == file and line_id not in removed:
+                    _note_read(line, ReadBack(at, "shown"))
+
+
+def _follow_turn(episode: EpisodeLineage, key: TurnKey, turn: Any) -> TurnRecord:
+    for operation in turn.operations:  # in the order executed: a read sees what stands before it
+        for line_id in operation.get("read") or ():
+            line = episode.lines.get(line_id)
+            if line is not None and line.writer is not None:
+                _note_read(line, ReadBack(key, "read"))
+        for line_id in operation.get("wrote") or ():
+            if line_id in episode.lines:
+                episode.lines[line_id].writer = key
+    return TurnRecord(
+        key=key,
+        role=turn.role,
+        text=turn.completion.text,
+        operations=tuple(turn.operations),
+        failed=turn.completion.error is not None,
+    )
+
+
+def _note_read(line: Line, read: ReadBack) -> None:
+    line.reads += 1
+    if line.first_read is None:
+        line.first_read = read

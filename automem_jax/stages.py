@@ -1,0 +1,252 @@
+"""The stages of the two loops, wired together; each meets the next on disk under the work directory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from automem_jax.agent.template import Template, load_template
+from automem_jax.config import ConfigError, ExperimentConfig, seed_sets, unknown_key
+from automem_jax.files import write_atomically
+from automem_jax.progress import Progress
+from automem_jax.rollout.runner import Runner
+from automem_jax.traces.store import list_traces
+
+COMPARISONS = (
+    ("base_best", "base_v0"),
+    ("specialist_best", "base_v0"),
+    ("specialist_best", "base_best"),
+    ("specialist_best", "control_best"),
+    ("control_best", "base_best"),
+)
+
+
+class Stages:
+    """Runs stages of one experiment in one work directory; use as a context manager.
+
+    Every stage reads what earlier ones left on disk, keeps what is finished and goes on from there.
+    """
+
+    def __init__(self, config: ExperimentConfig, workdir: Path):
+        self.config, self.workdir = config, workdir
+        self.runner = Runner(config)
+        self.seeds = {name: list(seeds) for name, seeds in seed_sets(config).items()}
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.runner.close()
+
+    def pipeline(self) -> None:
+        """Everything in order, then where the report is."""
+        started = time.monotonic()
+        self.evolve()
+        self.rollout("collect", "best", "")
+        for kind in ("lineage", "random"):
+            self.select(kind)
+            self.train(kind)
+        self.evaluate()
+        self.report()
+        print(
+            f"done in {time.monotonic() - started:.0f} s, peak memory {_peak_memory_gib():.1f} GiB"
+        )
+
+    def evolve(self) -> None:
+        """Loop 1: the best template goes to evolve/best.json."""
+        from automem_jax.architect.evolve import evolve
+        from automem_jax.architect.propose import make_architect
+
+        def run_template(template: Template, seeds: Sequence[int], out_dir: Path) -> list[Path]:
+            return self.runner.run(template.id, template, seeds, out_dir).paths
+
+        with self._stage("evolve"):
+            architect = make_architect(self.config.architect)
+            best = evolve(self.config, self.workdir, run_template, architect)
+        print(f"loop 1: best template is {best.id}")
+
+    def rollout(self, seed_set: str, template: str, adapter: str) -> list[Path]:
+        """Plays one seed set; traces go to traces/<set>/<name>."""
+        chosen = self.template(template)
+        adapter_path = self.adapter(adapter)
+        name = chosen.id + (f"+{adapter_path.parent.name}" if adapter_path else "")
+        with self._stage(f"rollout {seed_set}"):
+            result = self.runner.run(
+                name,
+                chosen,
+                self.seeds[seed_set],
+                self.workdir / "traces" / seed_set / name,
+                adapter=adapter_path,
+            )
+        return result.paths
+
+    def select(self, kind: str) -> Path:
+        """Loop 2: chosen memory decisions go to select/<kind>/examples.jsonl.
+
+        Raises:
+          ConfigError: there are no collected traces yet, or no lineage selection for the control.
+        """
+        from automem_jax.selection.examples import REPORT_FILE, select
+
+        out_dir = self.workdir / "select" / kind
+        template = self.template("best" if self._evolved().exists() else "")
+        traces = self.workdir / "traces" / "collect" / template.id
+        if not traces.is_dir():
+            raise ConfigError(
+                f"{traces} does not exist; run `automem rollout --seeds=collect --template="
+                f"{'best' if self._evolved().exists() else template.id}` with this --workdir first"
+            )
+        match = self.workdir / "select" / "lineage" / REPORT_FILE
+        if kind == "random" and not match.exists():
+            raise ConfigError(f"{match} does not exist; run `automem select --kind=lineage` first")
+        forbidden = {seed for name in ("search", "gate", "heldout") for seed in self.seeds[name]}
+        with self._stage(f"select {kind}"):
+            report = select(
+                list_traces(traces),
+                dataclasses.replace(self.config.selection, kind=kind),
+                out_dir,
+                forbidden_seeds=forbidden,
+                match=match if kind == "random" else None,
+            )
+        phases = ", ".join(f"{n} {phase}" for phase, n in report.phases.items())
+        print(
+            f"select {kind}: {report.count} of {report.memory_turns} memory turns ({phases}) from "
+            f"{report.episodes_used} of {report.traces} episodes"
+        )
+        return Path(report.examples)
+
+    def train(self, kind: str) -> Path:
+        """Loop 2: the adapter trained on select/<kind> goes to train/<kind>/adapter.safetensors.
+
+        Raises:
+          ConfigError: nothing was selected yet.
+        """
+        from automem_jax.training.loop import train
+
+        examples = self.workdir / "select" / kind / "examples.jsonl"
+        if not examples.exists():
+            raise ConfigError(
+                f"{examples} does not exist; run `automem select --kind={kind}` with this --workdir first"
+            )
+        title = "specialist" if kind == "lineage" else "control"
+        with self._stage(f"train {kind}"):
+            progress = None
+
+            def report(step: int, total: int, figures: dict[str, float]) -> None:
+                nonlocal progress
+                if progress is None:
+                    progress = stack.enter_context(Progress(f"train {title}", total, "steps"))
+                progress.update(step, {k: figures[k] for k in ("loss", "tokens/s") if k in figures})
+
+            with contextlib.ExitStack() as stack:
+                result = train(
+                    self.config.training,
+                    self.runner.model,
+                    self.runner.tokenizer,
+                    examples,
+                    self.workdir / "train" / kind,
+                    progress=report,
+                )
+        print(
+            f"train {kind}: {result.items} items, {result.steps} steps, last loss "
+            f"{result.final_loss:.4f}; base {result.base_hash[:16]} unchanged"
+        )
+        return result.adapter
+
+    def evaluate(self) -> None:
+        """Plays every arm on the held-out seeds, writes results.json and prints the table."""
+        from automem_jax.evaluation.evaluate import Arm, evaluate, print_table
+
+        arms = [self._arm(name) for name in self.config.evaluation.arms]
+        comparisons = [
+            pair
+            for pair in COMPARISONS
+            if all(name in self.config.evaluation.arms for name in pair)
+        ]
+
+        def run_arm(arm: Arm, seeds: Sequence[int], out_dir: Path) -> None:
+            self.runner.run(arm.name, arm.template, seeds, out_dir, adapter=arm.adapter_path)
+
+        with self._stage("evaluate"):
+            results = evaluate(
+                self.config, arms, run_arm, self.workdir, comparisons=comparisons or None
+            )
+        print_table(results)
+        print(f"base weights: {results['base_hash']}")
+
+    def _arm(self, name: str):
+        from automem_jax.evaluation.evaluate import Arm
+
+        settings = {
+            "base_v0": ("", ""),
+            "base_best": ("best", ""),
+            "specialist_best": ("best", "lineage"),
+            "control_best": ("best", "random"),
+        }
+        if name not in settings:
+            raise ConfigError(f"config.evaluation.arms: {unknown_key(name, settings)}")
+        template, adapter = settings[name]
+        return Arm(name, self.template(template), self.adapter(adapter))
+
+    def _evolved(self) -> Path:
+        return self.workdir / "evolve" / "best.json"
+
+    def report(self) -> Path:
+        """Writes report.html."""
+        from automem_jax.report import write_report
+
+        path = write_report(self.workdir)
+        print(f"report: {path}")
+        return path
+
+    def template(self, name: str) -> Template:
+        """The config's template for "", loop 1's result for "best", else that name or path.
+
+        Raises:
+          ConfigError: "best" is asked for and loop 1 has not finished here.
+        """
+        if name == "best":
+            path = self._evolved()
+            if not path.exists():
+                raise ConfigError(
+                    f"{path} does not exist; run `automem evolve` with this --workdir first"
+                )
+            return load_template(str(path))
+        return load_template(name or self.config.agent.template)
+
+    def adapter(self, name: str) -> Path | None:
+        """The adapter file of train/<name>, or a path; None for "".
+
+        Raises:
+          ConfigError: there is no such file.
+        """
+        if not name:
+            return None
+        trained = self.workdir / "train" / name / "adapter.safetensors"
+        path = trained if trained.parent.is_dir() else Path(name)
+        if not path.is_file():
+            raise ConfigError(f"adapter {str(path)!r} does not exist; run `automem train` first")
+        return path
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Adds the stage's seconds to timing.json, also when it is interrupted."""
+        print(f"== {name}", flush=True)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            path = self.workdir / "timing.json"
+            stages = json.loads(path.read_text())["stages"] if path.exists() else {}
+            stages[name] = round(stages.get(name, 0.0) + time.monotonic() - started, 2)
+            write_atomically(path, json.dumps({"stages": stages}, indent=1))
+
+
+def _peak_memory_gib() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,212 @@
+"""The store: ids, limits, answers, replay."""
+
+import itertools
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from automem_jax.agent.grammar import OPERATIONS, parse
+from automem_jax.agent.memory import MemoryStore, replay
+from automem_jax.agent.template import FileSpec, ItemSpec, Limits, NewFiles
+
+ALL = OPERATIONS
+
+
+def store(**specs):
+    files = {"notes": FileSpec(kind="log", ops=ALL), **specs}
+    return MemoryStore(files, Limits(file_bytes=2000, total_bytes=4000), NewFiles(True, 3))
+
+
+def run(memory, text):
+    return [memory.execute(o.op, o.args) for o in parse(text).operations]
+
+
+def contents(memory, name):
+    return [line for _, line in memory.lines(name)]
+
+
+TEXTS = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(
+        ["one", "One!", "two\nthree", "1,2|altar", "a:b|c", "k: v", "a", "5", "\ud800"]
+    ),
+    st.sampled_from(["x" * 900, "{percept.step}", "1|y", "<b>", "\x00\x1b[2J"]),
+)
+NAMES = st.sampled_from(
+    ["notes", "Notes", "map", "goals", "new1", "a/b", "../x", "", "n\x00", "y" * 99]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(OPERATIONS), NAMES, st.none() | TEXTS), max_size=25))
+def test_replaying_changes_rebuilds_the_store(operations):
+    memory = store(
+        map=FileSpec(kind="map", key=("x", "y"), ops=(*ALL,)),
+        goals=FileSpec(kind="checklist", items=(ItemSpec("a", "first"), ItemSpec("b")), ops=ALL),
+    )
+    changes, seen = [], set()
+    for op, name, text in operations:
+        before = {n for lines in memory.snapshot().values() for n, _ in lines}
+        seen |= before
+        result = memory.execute(op, (name,) if text is None else (name, text))
+        after = {n for lines in memory.snapshot().values() for n, _ in lines}
+        assert not (set(result.wrote) & seen), "line ids are never reused"
+        assert set(result.read) <= before
+        assert result.ok or (result.error and before == after)
+        memory.prune()
+        changes += memory.changes()
+        assert replay(changes) == memory.snapshot()
+        for lines in memory.snapshot().values():
+            assert all(line.splitlines() == [line] for _, line in lines)
+            assert sum(len(line.encode()) + 1 for _, line in lines) <= 2000
+
+
+def test_write_then_append_keeps_the_append():
+    memory = store()
+    run(memory, "<|WRITE|>notes|one<|END|><|APPEND|>notes|two\nthree<|END|>")
+    assert memory.lines("notes") == ((0, "one"), (1, "two"), (2, "three"))
+
+
+def test_answers_the_model_can_act_on():
+    memory = store()
+    answers = {
+        "<|READ|>note<|END|>": "error: READ note: no such file; did you mean notes?",
+        "<|READ|>zzz<|END|>": "error: READ zzz: no such file; files: notes",
+        "<|READ|><|END|>": "error: READ names no file; files: notes",
+        "<|TAIL|>notes|all<|END|>": "error: TAIL notes: 'all' is no number of lines; write 1 or more",
+        "<|READ|>../../etc<|END|>": "error: bad file name '../../etc'; use letters, digits, _ and -",
+        "<|READ|>notes<|END|>": "READ notes: empty",
+        "<|SEARCH|>notes|jelly<|END|>": "SEARCH notes: nothing with 'jelly'",
+    }
+    for text, wanted in answers.items():
+        (result,) = run(memory, text)
+        assert result.answer == wanted
+        assert result.empty and not result.read
+    (refused,) = [memory.execute("WRITE", ("notes", "x"), ("READ",))]
+    assert refused.answer == "error: WRITE is not allowed here; allowed: READ"
+
+
+def test_reads_name_the_lines_they_show():
+    memory = store()
+    run(memory, "<|APPEND|>notes|Blue jelly NE\nbars north\njelly, blue<|END|>")
+    read, tail, search, count = run(
+        memory,
+        "<|READ|>notes<|END|><|TAIL|>notes|2<|END|><|SEARCH|>blue jelly<|END|><|COUNT|>notes|bars<|END|>",
+    )
+    assert read.read == (0, 1, 2) and tail.read == (1, 2) and search.read == (0, 2)
+    assert search.answer == "SEARCH all files:\nnotes: Blue jelly NE\nnotes: jelly, blue"
+    assert count.answer == "COUNT notes: 1 line with 'bars'"
+
+
+def test_redundant_writes_and_dedupe_rules():
+    for rule, lines in (("none", 3), ("exact", 2), ("normalized", 1)):
+        memory = store(log=FileSpec(kind="log", dedupe=rule))
+        first, second, third = run(
+            memory, "<|APPEND|>log|a b<|END|><|APPEND|>log|A  b!<|END|><|APPEND|>log|a b<|END|>"
+        )
+        assert [first.redundant, second.redundant, third.redundant] == [False, True, True]
+        assert len(memory.lines("log")) == lines
+    assert second.answer == "APPEND log: already there"
+
+
+def test_upsert_keeps_one_line_a_key_and_survives_newlines():
+    memory = store(map=FileSpec(kind="map", key=("level", "x", "y")))
+    run(memory, "<|UPSERT|>map|1,2,3|altar\nof law<|END|><|UPSERT|>map|1, 2, 4: door<|END|>")
+    result = run(memory, "<|UPSERT|>map|1,2,3|broken altar<|END|>")[0]
+    assert contents(memory, "map") == ["1,2,4: door", "1,2,3: broken altar"]
+    assert result.answer == "UPSERT map: replaced 1,2,3"
+    assert "must have 3 parts" in run(memory, "<|UPSERT|>map|1,2|x<|END|>")[0].answer
+    assert not run(memory, "<|UPSERT|>map|x<|END|>")[0].ok
+
+
+def test_checklist_ticks_in_place():
+    memory = store(
+        goals=FileSpec(kind="checklist", items=(ItemSpec("wood", "collect"), ItemSpec("bed")))
+    )
+    first, again, wrong = run(
+        memory, "<|CHECK|>goals|Wood<|END|><|CHECK|>goals|wood<|END|><|CHECK|>goals|bedd<|END|>"
+    )
+    assert contents(memory, "goals") == ["[x] wood: collect", "[ ] bed"]
+    assert first.wrote == (2,) and again.redundant
+    assert wrong.answer == "error: CHECK goals: no item 'bedd'; did you mean bed?"
+
+
+def test_names_do_not_collide_and_cannot_leave():
+    memory = store()
+    run(memory, "<|CREATE|>a/notes|in a<|END|><|CREATE|>b/Notes.txt|in b<|END|>")
+    assert list(memory.snapshot()) == ["notes", "a/notes", "b/notes.txt"]
+    for name in ["../x", "a/../../x", "/..", "x\x00y", "a\x1bb", "é" * 300, "\ud800", "{x}"]:
+        assert not memory.execute("CREATE", (name, "x")).ok
+    assert memory.execute("READ", ("/./A//Notes",)).file == "a/notes"
+    run(memory, "<|CREATE|>c|x<|END|>")
+    assert "no more than 3 new files" in run(memory, "<|APPEND|>d|x<|END|>")[0].answer
+
+
+def test_hostile_texts_leave_an_intact_store():
+    memory = store()
+    start = time.monotonic()
+    assert not memory.execute("APPEND", ("notes", "x" * 20_000_000)).ok
+    assert not memory.execute("CREATE", ("big", "y\n" * 1_500)).ok
+    assert not memory.execute("SEARCH", ("notes", "w " * 900)).ok
+    assert memory.execute("APPEND", ("notes", "a\x00b\ud800 {percept.step}\u2028c")).ok
+    assert contents(memory, "notes") == ["a\ufffdb\ufffd {percept.step}", "c"]
+    assert list(memory.snapshot()) == ["notes"]
+    assert time.monotonic() - start < 5
+
+
+def test_pruning_keeps_head_and_tail():
+    memory = store(log=FileSpec(kind="log", hard_lines=5, keep_lines=2, pin_head=1, soft_lines=4))
+    answers = [memory.execute("APPEND", ("log", f"line {i}")).answer for i in range(6)]
+    assert answers[4] == "APPEND log: 1 line (5 lines now, keep it under 4)"
+    memory.prune()
+    assert contents(memory, "log") == ["line 0", "line 4", "line 5"]
+
+
+def test_long_answers_are_cut_visibly():
+    memory = MemoryStore(
+        {"log": FileSpec(kind="log", seed="aaaa\nbbbb\ncccc")}, Limits(read_chars=10)
+    )
+    result = memory.execute("READ", ("log",))
+    assert result.answer == "READ log:\naaaa\nbbbb\n[1 line left out; use TAIL or SEARCH]"
+    assert result.read == (0, 1)
+
+
+def test_delete_lines_and_files():
+    memory = store()
+    run(memory, "<|APPEND|>notes|one\ntwo<|END|><|CREATE|>own|x<|END|><|DELETE|>notes|One<|END|>")
+    run(memory, "<|DELETE|>own<|END|><|DELETE|>notes<|END|>")
+    assert memory.snapshot() == {"notes": ()}
+
+
+def test_append_upsert_and_tail_do_not_slow_down():
+    limits = Limits(file_bytes=10**9, total_bytes=10**9)
+    memory = MemoryStore(
+        {"log": FileSpec(kind="log"), "map": FileSpec(kind="map", key=("k",))}, limits
+    )
+
+    def timed(count):
+        start = time.perf_counter()
+        for i in itertools.islice(itertools.count(), count):
+            memory.execute("APPEND", ("log", f"line {i}"))
+            memory.execute("UPSERT", ("map", f"{i % 50}|value {i}"))
+            memory.execute("TAIL", ("log", "3"))
+        memory.changes()
+        return time.perf_counter() - start
+
+    early = timed(500)
+    timed(5_000)
+    assert timed(500) < 6 * early + 0.2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"op": "insert", "file": "x", "at": 0, "lines": []},
+        {"op": "wat", "file": "notes"},
+    ],
+)
+def test_replay_refuses_what_does_not_fit(change):
+    with pytest.raises(ValueError, match="memory change"):
+        replay([{"op": "create", "file": "notes"}, change])

@@ -1,0 +1,290 @@
+"""Makes the embedded base: automem_jax/models/assets (weights, config, tokenizer, recipe).
+
+    python tools/pretrain_tiny_base.py --out=automem_jax/models/assets
+
+A scripted player (memento_player.py) plays MiniHack-Memento-Short-F2-v0 through the agent's own
+protocol under many variants of the memento template, with mixed memory habits; a decoder of 0.6 M
+parameters imitates it. Seeded; minutes on 2 cores. `recipe.json` beside the weights records every
+setting, and its hash is in the weights' own metadata. Run it again with the same settings and
+versions and the same bytes come out on the same kind of machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import memento_player
+import numpy as np
+from absl import app, flags
+from flax import nnx
+
+from automem_jax import envs
+from automem_jax.agent.agent import Agent, Decision
+from automem_jax.agent.grammar import OPERATIONS
+from automem_jax.agent.template import Template, from_data, load_template, to_data
+from automem_jax.config import EnvConfig, TrainingConfig
+from automem_jax.envs.base import Percept
+from automem_jax.files import write_atomically
+from automem_jax.models.config import embedded
+from automem_jax.models.decoder import BaseWeight, Decoder
+from automem_jax.models.weights import base_hash, save_model
+from automem_jax.progress import Progress
+from automem_jax.text.chat import render_supervised
+from automem_jax.text.messages import Completion, Message, SamplingSettings
+from automem_jax.text.tokenizer import SentencePieceTokenizer
+from automem_jax.training.data import packed_batches
+from automem_jax.training.optimizer import make_optimizer
+from automem_jax.training.packing import Item
+from automem_jax.training.step import initial_state, make_train_step, partition
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("out", "runs/tiny_base", "Where weights, tokenizer and recipe go.")
+flags.DEFINE_integer("episodes", 0, "Overrides the recipe's number of scripted episodes.")
+flags.DEFINE_integer("epochs", 0, "Overrides the recipe's number of epochs.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the shipped file depends on.
+
+    Environment seeds `first_seed`... are apart from every set of the shipped configs. `keep_middle` is the
+    share of turns kept that lie neither in sight of the cue nor at the fork: most of an episode is
+    the same walk east. It depends on the square alone, so the habits' frequencies stay as drawn.
+    """
+
+    task: str = "MiniHack-Memento-Short-F2-v0"
+    seed: int = 0
+    first_seed: int = 1_000_000
+    episodes: int = 4_000
+    keep_middle: float = 0.35
+    habits: memento_player.Habits = field(default_factory=memento_player.Habits)
+    vocab_size: int = 512
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            epochs=3,
+            learning_rate=3e-3,
+            warmup=0.05,
+            weight_decay=0.01,
+            row_tokens=192,
+            batch_rows=32,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One phase's conversation; `learnt` holds the indices of the assistant messages with loss."""
+
+    messages: tuple[Message, ...]
+    learnt: tuple[int, ...]
+
+
+def play(recipe: Recipe) -> list[Conversation]:
+    """Scripted episodes, one template variant each; a conversation a phase."""
+    env = envs.make(EnvConfig(task=recipe.task, slots=1, max_steps=30))
+    base = load_template("memento_v0")
+    conversations = []
+    with Progress("scripted episodes", recipe.episodes, "episodes") as progress:
+        for index in range(recipe.episodes):
+            rng = np.random.default_rng((recipe.seed, index))
+            template, notes = vary(base, rng)
+            player = memento_player.MementoPlayer(recipe.habits, rng, notes)
+            seed = recipe.first_seed + index
+            for conversation, middle in play_episode(env, template, player, seed, recipe.task):
+                if not middle or rng.random() < recipe.keep_middle:
+                    conversations.append(conversation)
+            progress.update(index + 1, {"conversations": len(conversations)})
+    env.close()
+    return conversations
+
+
+def vary(base: Template, rng: np.random.Generator) -> tuple[Template, str]:
+    """A variant of the template, as an architect might write it, and its notes file's name.
+
+    Half of all episodes keep the template as it is. In the others, each with its own probability: the
+    notes are shown in full or in part, in PLAN or in LOG, under one label or another; lines are not
+    written twice; the file has another name; LOG runs on a change only; wording differs.
+    """
+    data = to_data(base)
+    notes = "notes"
+    if rng.random() < 0.5:
+        return base, notes
+    slots = [s for s in data["phases"]["plan"]["slots"] if s != "plan"]
+    for phase, chance in (("plan", 0.6), ("log", 0.15)):
+        if rng.random() < chance:
+            view = "full" if rng.random() < 0.7 else f"tail:{rng.integers(1, 9)}"
+            name = f"{phase}_notes"
+            label = str(rng.choice(["notes: ", "notes:\n", "notes (full): "]))
+            empty = str(rng.choice(["", "(empty)", "nothing"]))
+            data["slots"][name] = {"file": notes, "view": view, "label": label, "empty": empty}
+            at = int(rng.integers(0, len(slots) + 1))
+            data["phases"][phase]["slots"] = [*slots[:at], name, *slots[at:], phase]
+    if rng.random() < 0.4:
+        data["files"][notes]["dedupe"] = str(rng.choice(["exact", "normalized"]))
+    if rng.random() < 0.2:
+        data["phases"]["plan"]["max_turns"] = int(rng.integers(2, 6))
+    if rng.random() < 0.2:
+        data["phases"]["log"]["max_turns"] = int(rng.integers(1, 4))
+    if rng.random() < 0.2:
+        data["text"]["plan"] = str(rng.choice(["plan: act", "plan: think of your notes"]))
+    if rng.random() < 0.2:
+        data["text"]["log"] = str(rng.choice(["log: done?", "log: write down what helps"]))
+    if rng.random() < 0.15:
+        data["files"] = {"memo": data["files"].pop(notes)}
+        text = json.dumps(data["slots"]).replace(f'"file": "{notes}"', '"file": "memo"')
+        data["slots"] = json.loads(text.replace("notes", "memo"))
+        data["phases"] = json.loads(json.dumps(data["phases"]).replace("_notes", "_memo"))
+        data["slots"] = {k.replace("_notes", "_memo"): v for k, v in data["slots"].items()}
+        notes = "memo"
+    return from_data(data), notes
+
+
+def play_episode(
+    env, template: Template, player: memento_player.MementoPlayer, seed: int, task: str
+) -> Iterator[tuple[Conversation, bool]]:
+    """Every phase's conversation of one episode, and whether it is of the walk's uneventful middle."""
+    agent = Agent(
+        template,
+        SamplingSettings(),
+        episode=seed,
+        two_model=False,
+        instructions=env.instructions,
+        task=task,
+    )
+    percept = env.reset([0], [seed])[0]
+    while not percept.done:
+        out = agent.observe(percept)
+        talks: dict[str, tuple[tuple[Message, ...], list[int]]] = {}
+        while not isinstance(out, Decision):
+            answer = player.answer(out, percept)
+            messages = (*out.messages, Message("assistant", answer.text))
+            learnt = talks[out.key.phase][1] if out.key.phase in talks else []
+            learnt += [len(messages) - 1] * answer.learnt
+            talks[out.key.phase] = messages, learnt
+            out = agent.receive(Completion(answer.text))
+        for messages, learnt in talks.values():
+            if learnt:
+                yield Conversation(messages, tuple(learnt)), _in_the_middle(percept)
+        percept = env.step({0: out.action})[0]
+
+
+def _in_the_middle(percept: Percept) -> bool:
+    in_corridor = "northwest" not in (percept.action or "") and 2 < percept.step < 6
+    return in_corridor and not memento_player.CUE.search(percept.fields["language"])
+
+
+def train_tokenizer(recipe: Recipe, conversations: Sequence[Conversation], path: Path) -> None:
+    """A BPE SentencePiece model over the conversations' text; byte fallback covers the rest."""
+    import sentencepiece
+
+    rng = np.random.default_rng(recipe.seed)
+    texts = [m.content for c in conversations for m in c.messages]
+    chosen = [texts[i] for i in rng.permutation(len(texts))[:20_000]]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(line for text in chosen for line in text.split("\n") if line),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=recipe.vocab_size,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        control_symbols=["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
+        user_defined_symbols=["\n", *_tags()],
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        num_threads=1,
+        split_by_whitespace=False,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    write_atomically(path, model.getvalue())
+
+
+def _tags() -> list[str]:
+    return [f"<|{name}|>" for name in ("END", "DONE", "ACTION", *OPERATIONS)]
+
+
+def tokenise(conversations: Sequence[Conversation], tokenizer) -> list[Item]:
+    """Items with loss on what the player's script said, each with its end-of-turn token."""
+    items = []
+    for conversation in conversations:
+        spans = [(i, 0, len(conversation.messages[i].content)) for i in conversation.learnt]
+        ids, weights = render_supervised(conversation.messages, tokenizer, spans)
+        items.append(Item(np.asarray(ids, np.int32), np.asarray(weights, np.float32)))
+    return items
+
+
+def pretrain(recipe: Recipe, items: Sequence[Item], tokenizer) -> Decoder:
+    """Trains a fresh decoder on the items."""
+    training = recipe.training
+    shape = embedded(tokenizer.vocab_size)
+    model = Decoder(shape, rngs=nnx.Rngs(params=recipe.seed))
+    parts = partition(model, trainable=BaseWeight, frozen=nnx.LoRAParam, adapter=None)
+    batches = packed_batches(
+        items,
+        row_tokens=training.row_tokens,
+        batch_rows=training.batch_rows,
+        epochs=training.epochs,
+        seed=recipe.seed,
+        pad_id=tokenizer.pad_id,
+    )
+    optimizer = make_optimizer(training, len(batches))
+    state, step = initial_state(parts, optimizer), make_train_step(parts, optimizer)
+    losses = []
+    with Progress("pretraining", len(batches), "steps") as progress:
+        for index, batch in enumerate(batches):
+            state, figures = step(state, batch)
+            losses.append(float(figures["loss"]))
+            progress.update(index + 1, {"loss": float(np.mean(losses[-50:]))})
+    parts.install(model, state.params)
+    return model
+
+
+def main(_) -> None:
+    recipe = Recipe()
+    if FLAGS.episodes:
+        recipe = dataclasses.replace(recipe, episodes=FLAGS.episodes)
+    if FLAGS.epochs:
+        training = dataclasses.replace(recipe.training, epochs=FLAGS.epochs)
+        recipe = dataclasses.replace(recipe, training=training)
+    out = Path(FLAGS.out)
+    started = time.monotonic()
+    conversations = play(recipe)
+    print(f"{len(conversations)} conversations in {time.monotonic() - started:.0f} s")
+    train_tokenizer(recipe, conversations, out / "tokenizer.model")
+    tokenizer = SentencePieceTokenizer(out / "tokenizer.model")
+    items = tokenise(conversations, tokenizer)
+    lengths = np.array([len(item) for item in items])
+    print(
+        f"tokens a conversation: mean {lengths.mean():.0f}, max {lengths.max()}; {lengths.sum():,} in all"
+    )
+    model = pretrain(recipe, items, tokenizer)
+    save_model(model, out)
+    content = {"sha256": recipe_hash(recipe), "recipe": dataclasses.asdict(recipe)}
+    content["base_hash"] = base_hash(model)
+    write_atomically(out / "recipe.json", json.dumps(content, indent=1) + "\n")
+    print(f"base {content['base_hash'][:16]} in {out}, {time.monotonic() - started:.0f} s in all")
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 hex of the recipe's settings and of the two scripts that carry it out."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(recipe), sort_keys=True).encode())
+    for name in ("memento_player.py", "pretrain_tiny_base.py"):
+        digest.update((here / name).read_bytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    app.run(main)
