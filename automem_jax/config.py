@@ -24,7 +24,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """Which environment and task. `name` is one of minihack, craftax_classic.
+    """Which environment and task. `name` is one of minihack, nethack, craftax_classic.
 
     `slots` episodes run at once; `workers` 0 steps engines in this process, N > 0 in N worker
     processes (a native crash then costs one episode). `max_steps` 0 keeps the task's own cap.

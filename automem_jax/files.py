@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Writes to a temporary name beside `path`, flushes to disk, then renames."""
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file open for writing that takes its name only when it is whole and on disk.
+
+    Where the block raises, `path` stays as it was and nothing is left behind.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode("utf-8") if isinstance(content, str) else content
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Writes text (as UTF-8) or bytes through `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes indented JSON through `atomic_file`; NaN and infinity raise ValueError."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n")
 
 
 def sync_directory(directory: Path) -> None:
@@ -31,8 +49,3 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def sha256_of(text: str | bytes) -> str:
-    """Hex SHA-256 of text (as UTF-8) or bytes."""
-    return hashlib.sha256(text.encode("utf-8") if isinstance(text, str) else text).hexdigest()

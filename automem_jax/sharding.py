@@ -92,8 +92,8 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> Me
         product *= size
     if product != len(devices):
         raise ShardingError(
-            f"mesh {dict(zip(MESH_AXES, sizes))} needs {product} devices, {len(devices)} are there; "
-            "change the mesh shape so that its product is the device count"
+            f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} needs {product} devices, "
+            f"{len(devices)} are there; change the mesh shape so that its product is the device count"
         )
     return jax.make_mesh(
         sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
@@ -133,7 +133,7 @@ def _fitting(
     spec: PartitionSpec, shape: tuple[int, ...], sizes: Mapping[str, int]
 ) -> PartitionSpec:
     entries = []
-    for dimension, entry in zip(shape, spec):
+    for dimension, entry in zip(shape, spec, strict=False):
         parts = 1
         for mesh_axis in (entry,) if isinstance(entry, str) else entry or ():
             parts *= sizes[mesh_axis]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from automem_jax.agent.template import Template, load_template
 from automem_jax.config import ConfigError, ExperimentConfig, seed_sets, unknown_key
-from automem_jax.files import write_atomically
+from automem_jax.files import write_json
 from automem_jax.progress import Progress
 from automem_jax.rollout.runner import Runner
 from automem_jax.traces.store import list_traces
@@ -140,7 +140,9 @@ class Stages:
                 nonlocal progress
                 if progress is None:
                     progress = stack.enter_context(Progress(f"train {title}", total, "steps"))
-                progress.update(step, {k: figures[k] for k in ("loss", "tokens/s") if k in figures})
+                progress.update(
+                    step, {"loss": figures["loss"], "tokens/s": figures["tokens_per_s"]}
+                )
 
             with contextlib.ExitStack() as stack:
                 result = train(
@@ -243,7 +245,7 @@ class Stages:
             path = self.workdir / "timing.json"
             stages = json.loads(path.read_text())["stages"] if path.exists() else {}
             stages[name] = round(stages.get(name, 0.0) + time.monotonic() - started, 2)
-            write_atomically(path, json.dumps({"stages": stages}, indent=1))
+            write_json(path, {"stages": stages})
 
 
 def _peak_memory_gib() -> float:

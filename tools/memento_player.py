@@ -32,8 +32,10 @@ class Habits:
       trivia: LOG turn: writes something of no use.
       idle_consult: PLAN turn elsewhere: looks into its notes.
       search: a consultation is a SEARCH, not a READ.
-      stray_action, stray_consult, stray_log: turn: does something off the script, which is played but
-        never learnt; what follows is. So the base has met full notes, needless reads and wrong squares.
+      done_at_once: DONE is in the same reply as the write; else it follows in the next.
+      stray_action, stray_consult (_at_fork), stray_log (_of_cue): turn: does something off the
+        script, which is played but never learnt; what follows is. So the base has met full notes,
+        needless reads and wrong squares.
     """
 
     record_cue: float = 0.5
@@ -41,9 +43,12 @@ class Habits:
     trivia: float = 0.06
     idle_consult: float = 0.01
     search: float = 0.15
+    done_at_once: float = 0.6
     stray_action: float = 0.04
-    stray_consult: float = 0.08
+    stray_consult: float = 0.06
+    stray_consult_at_fork: float = 0.25
     stray_log: float = 0.04
+    stray_log_of_cue: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class MementoPlayer:
         self._start: tuple[int, int] | None = None
         self._arm: int | None = None
         self._recorded = False
+        self.at_fork = False
 
     def answer(self, request: Request, percept: Percept) -> Answer:
         """The reply to one request of the agent."""
@@ -92,7 +98,8 @@ class MementoPlayer:
         return Answer("<|DONE|>", True)
 
     def _append(self, line: str) -> str:
-        return format_operation("APPEND", self._notes, line) + "<|DONE|>"
+        closing = "<|DONE|>" if self._rng.random() < self._habits.done_at_once else ""
+        return format_operation("APPEND", self._notes, line) + closing
 
     def _plan(self, request: Request, percept: Percept) -> Answer:
         rng, habits = self._rng, self._habits
@@ -102,10 +109,13 @@ class MementoPlayer:
         dx, dy = x - self._start[0], y - self._start[1]
         if request.key.turn == 0:
             shown = CUE.search("\n".join(m.content for m in request.messages))
-            at_fork = dx == CORRIDOR_LENGTH and dy == 0
-            if rng.random() < habits.stray_consult:
+            self.at_fork = dx == CORRIDOR_LENGTH and dy == 0
+            stray = habits.stray_consult_at_fork if self.at_fork else habits.stray_consult
+            if rng.random() < stray:
                 return Answer(self._look(), False)
-            wants = self._consults and not shown if at_fork else rng.random() < habits.idle_consult
+            wants = self._consults and not shown
+            if not self.at_fork:
+                wants = rng.random() < habits.idle_consult
             if wants:
                 return Answer(self._look(), True)
         if rng.random() < habits.stray_action:

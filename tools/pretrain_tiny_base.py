@@ -30,8 +30,7 @@ from automem_jax.agent.agent import Agent, Decision
 from automem_jax.agent.grammar import OPERATIONS
 from automem_jax.agent.template import Template, from_data, load_template, to_data
 from automem_jax.config import EnvConfig, TrainingConfig
-from automem_jax.envs.base import Percept
-from automem_jax.files import write_atomically
+from automem_jax.files import write_atomically, write_json
 from automem_jax.models.config import embedded
 from automem_jax.models.decoder import BaseWeight, Decoder
 from automem_jax.models.weights import base_hash, save_model
@@ -54,21 +53,22 @@ flags.DEFINE_integer("epochs", 0, "Overrides the recipe's number of epochs.")
 class Recipe:
     """Everything the shipped file depends on.
 
-    Environment seeds `first_seed`... are apart from every set of the shipped configs. `keep_middle` is the
-    share of turns kept that lie neither in sight of the cue nor at the fork: most of an episode is
-    the same walk east. It depends on the square alone, so the habits' frequencies stay as drawn.
+    Environment seeds `first_seed`... are apart from every set of the shipped configs. `keep_routine`
+    is the share kept of conversations other than LOG in sight of the cue and PLAN at the fork: most of
+    an episode is the same walk. It depends on phase and square alone, so the habits' frequencies stay as
+    drawn.
     """
 
     task: str = "MiniHack-Memento-Short-F2-v0"
     seed: int = 0
     first_seed: int = 1_000_000
-    episodes: int = 4_000
-    keep_middle: float = 0.35
+    episodes: int = 6_000
+    keep_routine: float = 0.2
     habits: memento_player.Habits = field(default_factory=memento_player.Habits)
     vocab_size: int = 512
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            epochs=3,
+            epochs=2,
             learning_rate=3e-3,
             warmup=0.05,
             weight_decay=0.01,
@@ -97,8 +97,8 @@ def play(recipe: Recipe) -> list[Conversation]:
             template, notes = vary(base, rng)
             player = memento_player.MementoPlayer(recipe.habits, rng, notes)
             seed = recipe.first_seed + index
-            for conversation, middle in play_episode(env, template, player, seed, recipe.task):
-                if not middle or rng.random() < recipe.keep_middle:
+            for conversation, routine in play_episode(env, template, player, seed, recipe.task):
+                if not routine or rng.random() < recipe.keep_routine:
                     conversations.append(conversation)
             progress.update(index + 1, {"conversations": len(conversations)})
     env.close()
@@ -149,7 +149,7 @@ def vary(base: Template, rng: np.random.Generator) -> tuple[Template, str]:
 def play_episode(
     env, template: Template, player: memento_player.MementoPlayer, seed: int, task: str
 ) -> Iterator[tuple[Conversation, bool]]:
-    """Every phase's conversation of one episode, and whether it is of the walk's uneventful middle."""
+    """Every phase's conversation of one episode, and whether it is routine."""
     agent = Agent(
         template,
         SamplingSettings(),
@@ -169,15 +169,12 @@ def play_episode(
             learnt += [len(messages) - 1] * answer.learnt
             talks[out.key.phase] = messages, learnt
             out = agent.receive(Completion(answer.text))
-        for messages, learnt in talks.values():
+        in_sight = bool(memento_player.CUE.search(percept.fields["language"]))
+        for phase, (messages, learnt) in talks.items():
             if learnt:
-                yield Conversation(messages, tuple(learnt)), _in_the_middle(percept)
+                decisive = in_sight if phase == "log" else player.at_fork
+                yield Conversation(messages, tuple(learnt)), not decisive
         percept = env.step({0: out.action})[0]
-
-
-def _in_the_middle(percept: Percept) -> bool:
-    in_corridor = "northwest" not in (percept.action or "") and 2 < percept.step < 6
-    return in_corridor and not memento_player.CUE.search(percept.fields["language"])
 
 
 def train_tokenizer(recipe: Recipe, conversations: Sequence[Conversation], path: Path) -> None:
@@ -270,10 +267,10 @@ def main(_) -> None:
         f"tokens a conversation: mean {lengths.mean():.0f}, max {lengths.max()}; {lengths.sum():,} in all"
     )
     model = pretrain(recipe, items, tokenizer)
-    save_model(model, out)
+    save_model(model, out, {"recipe_sha256": recipe_hash(recipe)})
     content = {"sha256": recipe_hash(recipe), "recipe": dataclasses.asdict(recipe)}
     content["base_hash"] = base_hash(model)
-    write_atomically(out / "recipe.json", json.dumps(content, indent=1) + "\n")
+    write_json(out / "recipe.json", content)
     print(f"base {content['base_hash'][:16]} in {out}, {time.monotonic() - started:.0f} s in all")
 
 

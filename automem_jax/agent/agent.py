@@ -494,7 +494,8 @@ class Agent:
 
 
 def percept_record(percept: Percept) -> dict[str, Any]:
-    """What a trace keeps of a percept."""
+    """What a trace keeps of a percept; `map` where the environment draws one."""
+    drawn = percept.fields.get("map")
     return {
         "long_text": percept.long_text,
         "short_text": percept.short_text,
@@ -505,7 +506,14 @@ def percept_record(percept: Percept) -> dict[str, Any]:
         "action": percept.action,
         "unknown_action": percept.unknown_action,
         "failed": bool(percept.failed),
-    }
+    } | ({"map": _without_blank_edges(drawn)} if drawn else {})
+
+
+def _without_blank_edges(drawn: str) -> str:
+    """A drawn map without the blank rows above and below it."""
+    rows = drawn.split("\n")
+    filled = [i for i, row in enumerate(rows) if row.strip()]
+    return "\n".join(rows[filled[0] : filled[-1] + 1]) if filled else ""
 
 
 def completion_record(completion: Completion) -> dict[str, Any]:

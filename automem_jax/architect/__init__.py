@@ -2,7 +2,7 @@
 
 from automem_jax.architect.brief import Brief, make_brief
 from automem_jax.architect.catalog import CatalogArchitect
-from automem_jax.architect.evolve import evolve, make_architect
+from automem_jax.architect.evolve import evolve
 from automem_jax.architect.gate import GateResult, check_disjoint, judge
 from automem_jax.architect.ledger import Ledger, LedgerError, read_ledger
 from automem_jax.architect.proposal import (
@@ -13,8 +13,10 @@ from automem_jax.architect.proposal import (
     Proposal,
     ProposalError,
 )
+from automem_jax.architect.propose import ApiArchitect, make_architect
 
 __all__ = [
+    "ApiArchitect",
     "Architect",
     "ArchitectError",
     "Brief",

@@ -22,7 +22,6 @@ from automem_jax.agent.template import (
 )
 from automem_jax.agent.validate import check
 from automem_jax.architect.brief import make_brief
-from automem_jax.architect.catalog import CatalogArchitect
 from automem_jax.architect.gate import GateResult, check_disjoint, judge
 from automem_jax.architect.ledger import Ledger, LedgerError
 from automem_jax.architect.proposal import (
@@ -34,8 +33,10 @@ from automem_jax.architect.proposal import (
     proposal_to_data,
     unified_diff,
 )
-from automem_jax.config import ConfigError, ExperimentConfig
-from automem_jax.evaluation.results import episode_result, write_json
+from automem_jax.architect.propose import make_architect
+from automem_jax.config import ExperimentConfig
+from automem_jax.evaluation.results import episode_result
+from automem_jax.files import write_json
 from automem_jax.traces.schema import TraceError
 from automem_jax.traces.store import read_trace
 
@@ -49,22 +50,6 @@ _OUTSIDE_FAILURES = (OSError, MemoryError, TraceError)
 class _Scores:
     progression: dict[int, float]
     failed: int
-
-
-def make_architect(config: ExperimentConfig) -> Architect:
-    """The architect a config names.
-
-    Raises:
-      ConfigError: unknown kind, or a missing key or package for the api kind.
-    """
-    kind = config.architect.kind
-    if kind == "catalog":
-        return CatalogArchitect()
-    if kind == "api":
-        from automem_jax.architect.propose import ApiArchitect
-
-        return ApiArchitect(config.architect)
-    raise ConfigError(f"architect.kind is {kind!r}; it is catalog or api")
 
 
 def evolve(
@@ -124,7 +109,7 @@ class _Evolution:
             for attempt in range(1, self.config.architect.attempts + 1):
                 row = self.ledger.find(type="candidate", revision=revision, attempt=attempt)
                 if row is None:
-                    architect = architect or make_architect(self.config)
+                    architect = architect or make_architect(self.config.architect)
                     context = context or self._review(best)
                     row = self._attempt(architect, context, revision, attempt, scores)
                 if row["verdict"] == "exhausted":

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from automem_jax.files import sync_directory
+
 
 class LedgerError(ValueError):
     """A ledger cannot be used; the message names file, line and mend."""
@@ -35,7 +37,7 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         if new:
-            _sync_directory(self.path.parent)
+            sync_directory(self.path.parent)
         self.rows.append(json.loads(line))
         return self.rows[-1]
 
@@ -77,11 +79,3 @@ def read_ledger(path: str | os.PathLike) -> list[dict[str, Any]]:
             raise LedgerError(f"{path}:{number}: expected a JSON object; restore the file")
         rows.append(row)
     return rows
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""The `api` architect: a strong model reads statistics and traces and writes the next template.
+"""The architects a config can name, and the `api` one: a strong model writes the next template.
 
 Its answer is data. It is parsed as JSON, checked by the template validator and never executed.
 """
@@ -13,7 +13,9 @@ from typing import Any
 
 from automem_jax.agent.template import to_json
 from automem_jax.architect.brief import format_brief
+from automem_jax.architect.catalog import CatalogArchitect
 from automem_jax.architect.proposal import (
+    Architect,
     ArchitectError,
     Context,
     NoProposal,
@@ -145,6 +147,19 @@ class ApiArchitect:
         if answer.error is not None:
             raise ArchitectError(f"architect: {answer.error}; run again to go on from here")
         return answer
+
+
+def make_architect(config: ArchitectConfig) -> Architect:
+    """The architect a config names.
+
+    Raises:
+      ConfigError: unknown kind, or a missing key, model or package for the api kind.
+    """
+    if config.kind == "catalog":
+        return CatalogArchitect()
+    if config.kind == "api":
+        return ApiArchitect(config)
+    raise ConfigError(f"architect.kind is {config.kind!r}; it is catalog or api")
 
 
 def make_endpoint(

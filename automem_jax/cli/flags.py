@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from automem_jax import config as config_lib
-from automem_jax.files import write_atomically
+from automem_jax.files import write_json
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DEFAULT_CONFIG = _REPOSITORY / "configs" / "quickstart.py"
@@ -22,7 +22,7 @@ _DEFAULT_CONFIG = _REPOSITORY / "configs" / "quickstart.py"
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
-    str(_DEFAULT_CONFIG),
+    None,
     "Experiment config; any field can be overridden: --config.training.epochs=8.",
     lock_config=True,
 )
@@ -63,6 +63,7 @@ def parse(program: str, description: str, arguments: list[str]) -> Experiment:
         print(f"{program}: {description.strip()}\n\nflags:")
         print(_flag_help())
         sys.exit(0)
+    arguments = _with_config_file(arguments)
     try:
         rest = FLAGS([program, *arguments])
     except (flags.Error, AttributeError, KeyError, TypeError, OSError, ImportError) as error:
@@ -74,6 +75,20 @@ def parse(program: str, description: str, arguments: list[str]) -> Experiment:
     config = config_lib.from_config_dict(_CONFIG.value)
     config_lib.check(config)
     return Experiment(config, Path(FLAGS.workdir))
+
+
+def _with_config_file(arguments: list[str]) -> list[str]:
+    """The arguments with --config=FILE among them, the default file where none was given."""
+    given = None
+    for index, argument in enumerate(arguments):
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            given = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
+    if given is None:
+        return [f"--config={_DEFAULT_CONFIG}", *arguments]
+    if not Path(given.partition(":")[0]).is_file():
+        raise UsageError(f"config file {given!r} does not exist; shipped ones are in configs/")
+    return arguments
 
 
 def record_config(experiment: Experiment) -> None:
@@ -97,7 +112,7 @@ def record_config(experiment: Experiment) -> None:
                 )
     else:
         experiment.workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(now, indent=1))
+        write_json(path, now)
 
 
 _FREE_TO_CHANGE = frozenset(
@@ -168,12 +183,16 @@ def _unknown_field(path: str) -> str | None:
 def _flag_help() -> str:
     own = [f for module, fs in FLAGS.flags_by_module_dict().items() for f in fs]
     shown = [f for f in own if f.name in ("config", "workdir") or f.name in _STAGE_FLAGS]
-    lines = [f"  --{f.name}: {f.help}\n      (default: {f.value!r})" for f in shown]
+    lines = [f"  --{f.name}: {f.help}\n      (default: {_default(f)!r})" for f in shown]
     lines.append("  --config.FIELD=VALUE: overrides one field of the config. Fields and defaults:")
     lines += [
         f"      {line}" for line in _fields(dataclasses.asdict(config_lib.ExperimentConfig()))
     ]
     return "\n".join(lines)
+
+
+def _default(flag: flags.Flag) -> Any:
+    return str(_DEFAULT_CONFIG.relative_to(_REPOSITORY)) if flag.name == "config" else flag.value
 
 
 def _fields(node: dict[str, Any], place: str = "") -> list[str]:

@@ -9,7 +9,8 @@ from typing import IO, Any
 
 from automem_jax.config import ExperimentConfig
 from automem_jax.evaluation.metrics import CueProbe
-from automem_jax.evaluation.results import export_balrog, summarise, write_json
+from automem_jax.evaluation.results import export_balrog, summarise
+from automem_jax.files import write_json
 
 
 @dataclass(frozen=True)

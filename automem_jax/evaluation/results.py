@@ -7,7 +7,6 @@ score higher by crashing.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from automem_jax.evaluation.metrics import BehaviourCounter, CueCounter, CueProbe, probe_for
 from automem_jax.evaluation.statistics import paired_difference, summarise_scores
+from automem_jax.files import write_json
 from automem_jax.traces.schema import Trace
 from automem_jax.traces.store import iter_traces
 
@@ -147,19 +147,6 @@ def summarise(
         "arms": table,
         "paired_differences": differences,
     }
-
-
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes JSON atomically: a reader sees the old file or the new one, never half of one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def export_balrog(results: Mapping[str, Any], arm: str, directory: str | os.PathLike) -> None:

@@ -209,7 +209,11 @@ class Decoder(nnx.Module):
         )
         mask, keys, values = cache.valid(), [], []
         graphdef = nnx.graphdef(self.layers)
-        for state, past in zip(unstacked or self.unstacked_layers(), zip(cache.keys, cache.values)):
+        for state, past in zip(
+            unstacked or self.unstacked_layers(),
+            zip(cache.keys, cache.values, strict=False),
+            strict=False,
+        ):
             layer = nnx.merge(graphdef, state)
             x, (k, v) = layer(x, rotation, mask, chosen, past, cache.step)
             keys.append(k)

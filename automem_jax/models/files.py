@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from automem_jax.files import write_atomically
+
 
 class FileFormatError(ValueError):
     """A file that exists and cannot be read as what it should be."""
 
 
-def write_file(path: str | Path, data: bytes) -> None:
-    """Writes under a temporary name, flushes to disk, renames: a crash leaves the old file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Writes tensors (sorted by name) and metadata through `write_file`."""
+    """Writes tensors (sorted by name) and metadata whole or not at all."""
     from safetensors.numpy import save
 
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    write_file(path, save(ordered, metadata=dict(metadata)))
+    write_atomically(path, save(ordered, metadata=dict(metadata)))
 
 
 def open_safetensors(path: str | Path) -> Any:

@@ -167,7 +167,7 @@ def merge(model: Decoder, index: int) -> Decoder:
     """A model without adapters whose kernels hold W + (alpha / rank) A B of adapter `index`."""
     _check_index(model, index)
     merged = nnx.merge(*nnx.split(model), copy=True)
-    for name, linear in _adapted(merged):
+    for _name, linear in _adapted(merged):
         a, b = linear.lora_a[...][:, index - 1], linear.lora_b[...][:, index - 1]
         kernel = linear.kernel.get_value()
         delta = linear.lora_scale * jnp.einsum("lir,lro->lio", a, b)

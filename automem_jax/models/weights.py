@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from automem_jax.files import write_atomically
 from automem_jax.models.config import DecoderConfig
 from automem_jax.models.decoder import BaseWeight, Decoder
 from automem_jax.models.files import (
     FileFormatError,
     open_safetensors,
-    write_file,
     write_safetensors,
 )
 
@@ -52,13 +52,18 @@ def load_model(source: str, dtype: Any = jnp.float32) -> tuple[Decoder, DecoderC
     return _load_directory(Path(source), jnp.dtype(dtype))
 
 
-def save_model(model: Decoder, directory: str | Path) -> None:
-    """Writes config.json and model.safetensors (base weights only, in their own dtype)."""
+def save_model(
+    model: Decoder, directory: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes config.json and model.safetensors (base weights only, in their own dtype).
+
+    `metadata` goes into the safetensors header.
+    """
     directory = Path(directory)
     tensors = {name: np.asarray(value) for name, value in named_tensors(model)}
-    write_safetensors(directory / WEIGHTS_FILE, tensors, {"format": "pt"})
+    write_safetensors(directory / WEIGHTS_FILE, tensors, {"format": "pt", **(metadata or {})})
     config = model.config.to_hf() | {"torch_dtype": str(model.embed.get_value().dtype)}
-    write_file(directory / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(directory / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def base_hash(model: Decoder) -> str:

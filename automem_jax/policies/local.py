@@ -84,24 +84,35 @@ class LocalPolicy:
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
         """Answers in the order of the requests.
 
+        A prompt that leaves no room for max_tokens within max_context is answered with
+        finish_reason "error": one episode's overlong prompt must not end the others.
+
         Raises:
-          ValueError: a prompt that leaves no room for max_tokens within max_context.
           RuntimeError: the policy was closed.
         """
         if self._sampler is None:
             raise RuntimeError("this policy was closed; make another")
         started = time.perf_counter()
-        generations = [
-            Generation(
-                chat.render(request.messages, self._tokenizer, add_generation_prompt=True),
-                request.sampling,
-                request.key,
-                self._memory_adapter if request.role == "memory" else 0,
-            )
-            for request in requests
-        ]
-        completions = [
-            Completion(
+        answers: list[Completion | None] = [None] * len(requests)
+        places, generations = [], []
+        for place, request in enumerate(requests):
+            prompt = chat.render(request.messages, self._tokenizer, add_generation_prompt=True)
+            room = self._sampler.max_context - request.sampling.max_tokens
+            if len(prompt) > room:
+                answers[place] = Completion(
+                    "",
+                    finish_reason="error",
+                    error=f"prompt of {len(prompt)} tokens, room for {room} before max_tokens within "
+                    f"max_context {self._sampler.max_context}; raise model.max_context or shorten "
+                    "the template",
+                )
+                continue
+            adapter = self._memory_adapter if request.role == "memory" else 0
+            places.append(place)
+            generations.append(Generation(prompt, request.sampling, request.key, adapter))
+        generated = self._sampler.generate(generations) if generations else []
+        for place, generation, answer in zip(places, generations, generated, strict=True):
+            answers[place] = Completion(
                 text=answer.text,
                 token_ids=answer.token_ids,
                 logprobs=answer.logprobs,
@@ -109,14 +120,12 @@ class LocalPolicy:
                 prompt_tokens=len(generation.prompt),
                 completion_tokens=len(answer.token_ids),
             )
-            for generation, answer in zip(generations, self._sampler.generate(generations))
-        ]
+            self.usage.prompt_tokens += len(generation.prompt)
+            self.usage.completion_tokens += len(answer.token_ids)
         self.usage.requests += len(requests)
         self.usage.calls += 1
-        self.usage.prompt_tokens += sum(c.prompt_tokens for c in completions)
-        self.usage.completion_tokens += sum(c.completion_tokens for c in completions)
         self.usage.seconds += time.perf_counter() - started
-        return completions
+        return answers
 
     def describe(self) -> dict[str, Any]:
         """kind, base_hash, adapter_hash (None without adapter), slots, max_context, buckets."""

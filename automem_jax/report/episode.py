@@ -110,16 +110,14 @@ def marked_lines(
 
         marked, waiting = [], list(old)
         for line, text in new.items():
-            if line not in old:
+            while waiting and waiting[0] not in new:
+                marked.append(MarkedLine(old[waiting[0]], "removed", seen(waiting.pop(0)), ""))
+            if line in old:
+                waiting.remove(line)
+                marked.append(MarkedLine(text, "kept", seen(line), ""))
+            else:
                 by = "agent" if line in written else "system"
                 marked.append(MarkedLine(text, "added", seen(line), by))
-                continue
-            while waiting and waiting[0] != line:
-                gone = waiting.pop(0)
-                if gone not in new:
-                    marked.append(MarkedLine(old[gone], "removed", seen(gone), ""))
-            waiting[:1] = []
-            marked.append(MarkedLine(text, "kept", seen(line), ""))
         marked += [MarkedLine(old[n], "removed", seen(n), "") for n in waiting if n not in new]
         files[name] = marked
     return files
@@ -168,7 +166,8 @@ def _about(material: Material, path: Path, trace: Trace) -> Html:
     header, end = trace.header, trace.end
     template = header.get("template") or {}
     facts = (
-        f"{header.get('arm')} on {header.get('task')}, seed {header.get('seed')}, template {template.get('id')}: "
+        f"{header.get('arm')} on {header.get('task')}, seed {header.get('seed')}, "
+        f"template {template.get('id')}: "
         f"progression {100 * end['progression']:.0f} % in {end['steps']} steps, ended by {end['end_reason']}"
     )
     place = path.relative_to(material.workdir).as_posix()

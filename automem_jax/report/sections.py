@@ -93,9 +93,9 @@ def progression(material: Material) -> Html:
         "progression",
         {"Loop 1, on gate seeds": gate, "Held-out seeds": heldout},
         "progression, % (mean)",
-        f"Progression of every template tried and every arm, in the order of the experiment. Bars are {level} "
-        "bootstrap intervals; a candidate's is that of its paired difference to its parent, drawn around "
-        "its mean. Hollow: dropped by the gate.",
+        "Progression of every template tried and every arm, in the order of the experiment. "
+        f"Bars are {level} bootstrap intervals; a candidate's is that of its paired difference to "
+        "its parent, drawn around its mean. Hollow: dropped by the gate.",
         limits=(-2, 102),
     )
     parts = [figure]

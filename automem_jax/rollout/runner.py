@@ -83,11 +83,11 @@ class Runner:
         if config.kind == "openai":
             from automem_jax.policies.openai import OpenAIPolicy
 
-            return OpenAIPolicy(config)
+            return OpenAIPolicy(config, seed=self.config.seed)
         if config.kind == "anthropic":
             from automem_jax.policies.anthropic import AnthropicPolicy
 
-            return AnthropicPolicy(config)
+            return AnthropicPolicy(config, seed=self.config.seed)
         raise ValueError(f"policy.kind {config.kind!r} is none of local, openai, anthropic")
 
     def run(

@@ -78,8 +78,10 @@ def prefill(
         at_k, at_v = (slot, 0, 0, size - width), (slot, 0, size - width, 0)
         update = jax.lax.dynamic_update_slice
         return (
-            tuple(update(old, take(new), at_k) for old, new in zip(all_keys, keys)),
-            tuple(update(old, take(new), at_v) for old, new in zip(all_values, values)),
+            tuple(update(old, take(new), at_k) for old, new in zip(all_keys, keys, strict=False)),
+            tuple(
+                update(old, take(new), at_v) for old, new in zip(all_values, values, strict=False)
+            ),
             update(all_logits, take(last), (slot, 0)),
         )
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from automem_jax.agent.grammar import OPERATIONS
 from automem_jax.config import SelectionConfig, config_hash
+from automem_jax.files import atomic_file
 from automem_jax.selection.cleanup import CleanTurn, clean_turn
 from automem_jax.selection.credit import Credit, CreditTable
 from automem_jax.selection.filters import cap, idle, invalid, is_memory_turn
@@ -410,15 +411,11 @@ def _finished(out: Path, fingerprint: str) -> SelectionReport | None:
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> str:
-    """Writes a file so that it appears whole or not at all; returns its SHA-256."""
-    partial = path.with_name(path.name + ".partial")
+    """Writes a file that appears whole or not at all; returns its SHA-256."""
     digest = hashlib.sha256()
-    with open(partial, "wb") as file:
+    with atomic_file(path) as file:
         for line in lines:
             data = line.encode() + b"\n"
             digest.update(data)
             file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
     return digest.hexdigest()

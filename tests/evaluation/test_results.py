@@ -12,8 +12,8 @@ from automem_jax.evaluation import (
     export_balrog,
     print_table,
     summarise,
-    write_json,
 )
+from automem_jax.files import write_json
 
 FAST = {"samples": 200}
 
@@ -50,7 +50,7 @@ def test_the_same_traces_give_the_same_bytes(tmp_path):
     write_json(tmp_path / "a.json", summarise(arms, **FAST))
     write_json(tmp_path / "b.json", summarise(arms, **FAST))
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_an_arm_without_traces_or_seeds_is_an_error(tmp_path):

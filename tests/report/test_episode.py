@@ -1,4 +1,4 @@
-from conftest import write_trace
+from report_workdir import write_trace
 
 from automem_jax.agent.memory import replay
 from automem_jax.report.episode import MarkedLine, _as_changes, choose, episode, marked_lines
@@ -27,8 +27,8 @@ def test_lines_are_marked_where_they_stood():
     assert marked_lines(before, after, step) == {
         "a": [
             MarkedLine("zero", "kept", False, ""),
-            MarkedLine("new", "added", True, "system"),
             MarkedLine("one", "removed", False, ""),
+            MarkedLine("new", "added", True, "system"),
             MarkedLine("two", "kept", True, ""),
         ],
         "b": [MarkedLine("three", "removed", False, "")],

@@ -6,7 +6,7 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from conftest import HOSTILE, TASK, write_ledger, write_selection, write_trace, write_training
+from report_workdir import HOSTILE, TASK, write_ledger, write_selection, write_trace, write_training
 
 from automem_jax.report import write_report
 from automem_jax.report.report import SECTIONS
