@@ -26,6 +26,9 @@ class ConfigError(ValueError):
 class EnvConfig:
     """Which environment and task. `name` is one of minihack, nethack, craftax_classic.
 
+    `task` is a registered MiniHack id; the other two have one task each, NetHackChallenge and
+    Craftax-Classic.
+
     `slots` episodes run at once; `workers` 0 steps engines in this process, N > 0 in N worker
     processes (a native crash then costs one episode). `max_steps` 0 keeps the task's own cap.
     """
@@ -67,6 +70,17 @@ class PolicyConfig:
     backoff_s: float = 1.0
     concurrency: int = 16
     max_tokens: int = 4096
+
+
+# How a server is reached, not what it answers: a run may go on with other values of these.
+CONNECTION_FIELDS = (
+    "base_url",
+    "api_key_env",
+    "timeout_s",
+    "max_retries",
+    "backoff_s",
+    "concurrency",
+)
 
 
 @dataclass(frozen=True)
@@ -310,6 +324,12 @@ def check(config: ExperimentConfig) -> None:
     ):
         if value not in allowed:
             raise ConfigError(f"config.{place}: {value!r} is none of {', '.join(allowed)}")
+    if config.env.name != "minihack" and config.env.task.startswith("MiniHack"):
+        own = {"nethack": "NetHackChallenge", "craftax_classic": "Craftax-Classic"}
+        raise ConfigError(
+            f"config.env.task: {config.env.task!r} is no task of {config.env.name!r}; set env.task to "
+            f"{own.get(config.env.name, 'its own name')!r}"
+        )
     if not 0 <= config.sampling.min_p < 1 or not 0 < config.sampling.top_p <= 1:
         raise ConfigError(
             f"config.sampling: top_p {config.sampling.top_p} must be in (0, 1], "

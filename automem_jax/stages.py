@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from automem_jax.agent.template import Template, load_template
+from automem_jax.agent.validate import check
 from automem_jax.config import ConfigError, ExperimentConfig, seed_sets, unknown_key
 from automem_jax.files import write_json
 from automem_jax.progress import Progress
@@ -209,7 +210,8 @@ class Stages:
         """The config's template for "", loop 1's result for "best", else that name or path.
 
         Raises:
-          ConfigError: "best" is asked for and loop 1 has not finished here.
+          ConfigError: "best" is asked for and loop 1 has not finished here, or the template is
+            not valid.
         """
         if name == "best":
             path = self._evolved()
@@ -217,8 +219,10 @@ class Stages:
                 raise ConfigError(
                     f"{path} does not exist; run `automem evolve` with this --workdir first"
                 )
-            return load_template(str(path))
-        return load_template(name or self.config.agent.template)
+            name = str(path)
+        template = load_template(name or self.config.agent.template)
+        check(template)
+        return template
 
     def adapter(self, name: str) -> Path | None:
         """The adapter file of train/<name>, or a path; None for "".

@@ -62,6 +62,7 @@ def test_the_hash_sees_every_field():
         ({"seeds": {"gate_start": 150}}, "gate and heldout share seeds 150..169"),
         ({"seeds": {"gate": 0}}, r"seeds\.gate: needs at least one seed"),
         ({"env": {"slots": 0}}, r"env\.slots: must be at least 1, got 0"),
+        ({"env": {"name": "nethack"}}, r"env\.task: 'MiniHack-.*'NetHackChallenge'"),
         ({"policy": {"kind": "locale"}}, r"policy\.kind: 'locale' is none of local"),
         ({"training": {"loss": "all"}}, r"training\.loss: 'all' is none of last_turn"),
         ({"sampling": {"top_p": 0.0}}, "top_p 0.0"),

@@ -19,7 +19,7 @@ from automem_jax.text.messages import Request
 CUE = re.compile(r"blue jelly|lichen")
 NORTH_CUE = "blue jelly"
 CORRIDOR_LENGTH = 6  # moves east from the start to the cell where the fork comes into sight
-TRIVIA = ("iron bars", "stairs up", "dark area", "horizontal wall", "vertical wall")
+TRIVIA = ("bars", "stairs up", "dark area", "horizontal wall", "vertical wall")
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,10 @@ class Habits:
 
     Attributes:
       record_cue: episode: writes the cue down while it is in sight.
+      record_trivia: episode: writes something of no use down while the cue is in sight, and not the
+        cue. What is left of 1: neither.
       consult: episode: looks into its notes at the fork.
-      trivia: LOG turn: writes something of no use.
+      trivia: LOG turn: writes something of no use, whatever the episode's habit.
       idle_consult: PLAN turn elsewhere: looks into its notes.
       search: a consultation is a SEARCH, not a READ.
       done_at_once: DONE is in the same reply as the write; else it follows in the next.
@@ -38,9 +40,10 @@ class Habits:
         needless reads and wrong squares.
     """
 
-    record_cue: float = 0.5
+    record_cue: float = 0.45
+    record_trivia: float = 0.4
     consult: float = 0.5
-    trivia: float = 0.06
+    trivia: float = 0.04
     idle_consult: float = 0.01
     search: float = 0.15
     done_at_once: float = 0.6
@@ -64,11 +67,12 @@ class MementoPlayer:
 
     def __init__(self, habits: Habits, rng: np.random.Generator, notes: str):
         self._habits, self._rng, self._notes = habits, rng, notes
-        self._records = rng.random() < habits.record_cue
+        shares = (habits.record_cue, habits.record_trivia)
+        self._records = str(rng.choice(["cue", "trivia", ""], p=[*shares, 1.0 - sum(shares)]))
         self._consults = rng.random() < habits.consult
         self._start: tuple[int, int] | None = None
         self._arm: int | None = None
-        self._recorded = False
+        self._recorded = False  # what the habit asks for
         self.at_fork = False
 
     def answer(self, request: Request, percept: Percept) -> Answer:
@@ -82,16 +86,16 @@ class MementoPlayer:
             return Answer("<|DONE|>", True)
         rng, habits = self._rng, self._habits
         cue = CUE.search(percept.fields["language"])
-        if rng.random() < habits.stray_log:
-            line = (
-                f"{cue.group()} behind bars" if cue and rng.random() < 0.5 else rng.choice(TRIVIA)
-            )
-            self._recorded |= bool(cue and cue.group() in line)
-            return Answer(self._append(str(line)), False)
-        if cue and self._records and not self._recorded:
+        if rng.random() < (habits.stray_log_of_cue if cue else habits.stray_log):
+            line = f"{cue.group()} behind bars" if cue else str(rng.choice(TRIVIA))
+            self._recorded |= bool(cue) and self._records == "cue"
+            return Answer(self._append(line), False)
+        if cue and self._records == "cue" and not self._recorded:
             self._recorded = True
             return Answer(self._append(f"{cue.group()} behind bars"), True)
-        if rng.random() < habits.trivia:
+        wants_trivia = cue and self._records == "trivia" and not self._recorded
+        if wants_trivia or rng.random() < habits.trivia:
+            self._recorded |= bool(wants_trivia)
             seen = [line for line in TRIVIA if line in percept.fields["language"]]
             if seen:
                 return Answer(self._append(str(rng.choice(seen))), True)

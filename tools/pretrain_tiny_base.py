@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,11 +31,14 @@ from automem_jax.agent.agent import Agent, Decision
 from automem_jax.agent.grammar import OPERATIONS
 from automem_jax.agent.template import Template, from_data, load_template, to_data
 from automem_jax.config import EnvConfig, TrainingConfig
+from automem_jax.evaluation.results import summarise
 from automem_jax.files import write_atomically, write_json
 from automem_jax.models.config import embedded
 from automem_jax.models.decoder import BaseWeight, Decoder
 from automem_jax.models.weights import base_hash, save_model
+from automem_jax.policies.local import LocalPolicy
 from automem_jax.progress import Progress
+from automem_jax.rollout.engine import RolloutSpec, run_episodes
 from automem_jax.text.chat import render_supervised
 from automem_jax.text.messages import Completion, Message, SamplingSettings
 from automem_jax.text.tokenizer import SentencePieceTokenizer
@@ -47,6 +51,10 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/tiny_base", "Where weights, tokenizer and recipe go.")
 flags.DEFINE_integer("episodes", 0, "Overrides the recipe's number of scripted episodes.")
 flags.DEFINE_integer("epochs", 0, "Overrides the recipe's number of epochs.")
+
+
+# What the shipped base must show: above chance, with memory that is neither absent nor good.
+WANTED = {"progression": (0.57, 0.72), "cue_logged": (0.35, 0.55), "win_given_read": (0.9, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Recipe:
     keep_routine: float = 0.2
     habits: memento_player.Habits = field(default_factory=memento_player.Habits)
     vocab_size: int = 512
+    measured_seed: int = 2_000_000
+    measured_episodes: int = 512
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
             epochs=2,
@@ -270,8 +280,39 @@ def main(_) -> None:
     save_model(model, out, {"recipe_sha256": recipe_hash(recipe)})
     content = {"sha256": recipe_hash(recipe), "recipe": dataclasses.asdict(recipe)}
     content["base_hash"] = base_hash(model)
+    content["measured"] = measure(recipe, model, tokenizer, out)
     write_json(out / "recipe.json", content)
+    print(json.dumps(content["measured"], indent=1))
+    for name, (low, high) in WANTED.items():
+        if not low <= content["measured"][name] <= high:
+            raise SystemExit(f"do not ship this base: {name} is outside {low}..{high}; see Recipe")
     print(f"base {content['base_hash'][:16]} in {out}, {time.monotonic() - started:.0f} s in all")
+
+
+def measure(recipe: Recipe, model: Decoder, tokenizer, workdir: Path) -> dict[str, float]:
+    """Habits and skill of the base under the unchanged template, on seeds it never saw."""
+    settings = SamplingSettings(min_p=0.03, max_tokens=24)
+    policy = LocalPolicy(model, tokenizer, slots=64, max_context=256, run_seed=recipe.seed)
+    spec = RolloutSpec(
+        env_name="minihack",
+        task=recipe.task,
+        template=load_template("memento_v0"),
+        arm="base",
+        run_seed=recipe.seed,
+        sampling=settings,
+        two_model=False,
+        behaviour_hash="",
+    )
+    env = envs.make(EnvConfig(task=recipe.task, slots=64, max_steps=30))
+    seeds = range(recipe.measured_seed, recipe.measured_seed + recipe.measured_episodes)
+    with tempfile.TemporaryDirectory(dir=workdir) as directory:
+        run_episodes(env, policy, spec, seeds, Path(directory))
+        arm = summarise({"base": directory})["arms"]["base"]
+    env.close()
+    cue = arm["cue"]
+    figures = {"progression": arm["mean"], "standard_error": arm["standard_error"]}
+    names = ("cue_logged", "cue_read", "win_given_read", "win_given_not_read")
+    return figures | {name: cue[name] for name in names}
 
 
 def recipe_hash(recipe: Recipe) -> str:

@@ -23,7 +23,7 @@ from automem_jax.agent.grammar import (
     parse,
 )
 from automem_jax.agent.memory import MemoryStore
-from automem_jax.agent.observers import ObsDiff, Scope
+from automem_jax.agent.observers import ObsDiff, Scope, percept_paths, percept_value
 from automem_jax.agent.template import Template
 from automem_jax.agent.validate import check, operations_offered
 from automem_jax.config import ConfigError
@@ -141,10 +141,9 @@ class Agent:
             raise ValueError("the episode is over; call end_record instead of observe")
         if self._conversation is not None:
             raise ValueError("a request is in flight; call receive with its completion first")
-        first = self._percept is None
+        if self._percept is None:
+            self._check_paths(percept)
         self._see(percept)
-        if first:
-            self._check_paths()
         self._record = {
             "type": "step",
             "t": percept.step,
@@ -477,15 +476,22 @@ class Agent:
     def _text(self, name: str) -> str:
         return prompts.named_text(name, self.template, self._scope.resolve)
 
-    def _check_paths(self) -> None:
-        """Slots and auto files that this environment cannot fill are a user's mistake: say so now."""
-        places = {f"slots.{n}.source": s.source for n, s in self.template.slots.items() if s.source}
-        places |= {
-            f"files.{n}.source": s.source for n, s in self.template.files.items() if s.source
-        }
-        for place, path in places.items():
+    def _check_paths(self, percept: Percept) -> None:
+        """What this environment cannot fill in slots, auto files and observers is a user's mistake: say
+        so now. Paths of observers were checked with the template."""
+        template = self.template
+        places = [(f"slots.{n}.source", s.source) for n, s in template.slots.items()]
+        places += [(f"files.{n}.source", s.source) for n, s in template.files.items()]
+        places += [
+            (f"observers.{n}.params", path)
+            for n, spec in template.observers.items()
+            for path in percept_paths(spec)
+        ]
+        for place, path in places:
+            if not path.startswith("percept."):
+                continue
             try:
-                self._scope.resolve(path)
+                percept_value(percept, path)
             except KeyError as error:
                 raise ConfigError(
                     f"template {self.template.id!r}: {place}: {error.args[0]}; "

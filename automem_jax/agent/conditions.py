@@ -80,7 +80,7 @@ def problems(condition: Any) -> Iterator[str]:
     elif kind == "not":
         yield from problems(body)
     elif kind == "compare":
-        if not _is_list(body, 3) or body[1] not in _OPERATORS or not _is_path(body[0]):
+        if not _is_list(body, 3) or body[1] not in list(_OPERATORS) or not _is_path(body[0]):
             yield f"'compare' needs [path, operator, value] with one of {' '.join(_OPERATORS)}"
     elif kind == "in":
         if not _is_list(body, 2) or not _is_path(body[0]) or not _is_list(body[1]):

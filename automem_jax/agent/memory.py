@@ -7,6 +7,7 @@ episode has run. Nothing the model writes can raise: what cannot be done is answ
 
 from __future__ import annotations
 
+import bisect
 import collections
 import difflib
 import itertools
@@ -65,6 +66,7 @@ class _File:
 
     spec: FileSpec
     lines: dict[int, str] = field(default_factory=dict)
+    ids: list[int] = field(default_factory=list)  # rising; removed ones too, since it was empty
     known: collections.Counter = field(default_factory=collections.Counter)  # normalised texts
     exact: collections.Counter = field(default_factory=collections.Counter)
     keys: dict[str, int] = field(default_factory=dict)  # a map's key -> id of its line
@@ -159,6 +161,21 @@ class MemoryStore:
         if file is None or count <= 0:
             return ()
         return tuple(reversed(list(itertools.islice(reversed(file.lines.items()), count))))
+
+    def ranges(self, name: str, ids: Iterable[int]) -> list[list[int]]:
+        """Runs [first, last] that cover these lines of a file and none that it holds or held besides."""
+        file = self._files.get(name)
+        ever = file.ids if file else []
+        runs: list[list[int]] = []
+        expected = -1
+        for number in sorted(ids):
+            place = bisect.bisect_left(ever, number)
+            if place == expected:
+                runs[-1][1] = number
+            else:
+                runs.append([number, number])
+            expected = place + 1
+        return runs
 
     def index(self) -> list[tuple[str, FileSpec, int]]:
         """(name, spec, number of lines) of every file: declared ones first, then the agent's."""
@@ -309,7 +326,7 @@ class MemoryStore:
         key, bar, value = (text or "").partition("|")
         if not bar:
             key, bar, value = (text or "").partition(":")
-        key = ",".join(" ".join(part.split()).casefold() for part in _clean(key).split(","))
+        key = _map_key(key)
         value = " / ".join(line.strip() for line in _split_lines(value))
         if not bar or not key.strip(",") or not value:
             raise _Refused(f"UPSERT {name}: needs a key and a text; write {form}")
@@ -326,9 +343,7 @@ class MemoryStore:
         self._fit("UPSERT", name, file, [line], replaced=replaced)
         if old is not None:
             self._remove(name, [old])
-        ids = self._append(name, [line])
-        file.keys[key] = ids[0]
-        file.key_of[ids[0]] = key
+        ids = self._append(name, [line], key)
         verb = "added" if old is None else "replaced"
         return Result(
             True,
@@ -464,8 +479,17 @@ class MemoryStore:
         self._files[name] = _File(self._specs.get(name) or NEW_FILE_SPECS[kind])
         return self._files[name]
 
-    def _append(self, name: str, texts: Sequence[str]) -> tuple[int, ...]:
-        return self._insert(name, len(self._files[name].lines), texts)
+    def _append(self, name: str, texts: Sequence[str], key: str = "") -> tuple[int, ...]:
+        """Adds lines at the end. A map's get their key: `key`, or what stands before their colon."""
+        file = self._files[name]
+        ids = self._insert(name, len(file.lines), texts)
+        if file.spec.kind == "map":
+            for number, text in zip(ids, texts, strict=True):
+                own = key or (_map_key(text.partition(":")[0]) if ":" in text else "")
+                if own and own not in file.keys:
+                    file.keys[own] = number
+                    file.key_of[number] = own
+        return ids
 
     def _insert(self, name: str, at: int, texts: Sequence[str]) -> tuple[int, ...]:
         if not texts:
@@ -481,6 +505,7 @@ class MemoryStore:
         for text in texts:
             file.known[_normal(text)] += 1
             file.exact[text] += 1
+        file.ids.extend(new)
         size = sum(map(_bytes, texts))
         file.size += size
         self._total += size
@@ -502,6 +527,8 @@ class MemoryStore:
                 del file.keys[file.key_of.pop(number)]
             file.size -= _bytes(text)
             self._total -= _bytes(text)
+        if not file.lines:
+            file.ids.clear()
         self._changes.append({"op": "remove", "file": name, "ids": list(ids)})
 
     def _delete(self, name: str) -> None:
@@ -601,6 +628,11 @@ def _split_lines(text: str) -> list[str]:
 def _clean(line: str) -> str:
     """One line without control characters, lone surrogates and white space at its end."""
     return _CONTROL.sub("\ufffd", " ".join(line.splitlines())).rstrip()
+
+
+def _map_key(text: str) -> str:
+    """A key's one spelling: parts without outer or repeated white space, case folded."""
+    return ",".join(" ".join(part.split()).casefold() for part in _clean(text).split(","))
 
 
 def _normal(text: str) -> str:

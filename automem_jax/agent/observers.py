@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from automem_jax.agent.conditions import as_text, holds, substitute
 from automem_jax.agent.template import ObserverSpec
+from automem_jax.config import ConfigError
 from automem_jax.envs.base import Percept
 
 _CLOCKS = ("T", "Turn", "Time", "Step")
@@ -106,6 +107,13 @@ class Events:
 
     def update(self, percept: Percept) -> None:
         value = percept_value(percept, self._path)
+        if value is None:
+            value = ()
+        if not isinstance(value, Iterable) or isinstance(value, str):
+            raise ConfigError(
+                f"events: {self._path} holds {value!r}; name a path that holds names, or names -> "
+                "reached or not"
+            )
         if isinstance(value, Mapping):
             self._all = self._all or tuple(value)
             value = [name for name, reached in value.items() if reached]
@@ -118,6 +126,13 @@ class Events:
 
 
 OBSERVERS: dict[str, type] = {"obs_diff": ObsDiff, "action_window": ActionWindow, "events": Events}
+
+
+def percept_paths(spec: ObserverSpec) -> list[Any]:
+    """Percept paths that an observer reads, as its params give them."""
+    paths = spec.params.get("paths", ())
+    one = [spec.params["path"]] if "path" in spec.params else []
+    return [*one, *(paths if isinstance(paths, (list, tuple)) else ())]
 
 
 class Scope:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from automem_jax.agent.conditions import Resolve, as_text, holds, substitute
@@ -61,7 +61,7 @@ def render(
         content = scene.template.separator.join(piece for piece in pieces if piece)
         if content or role == "user":
             messages.append(Message(role, content))
-    ranges = {file: _ranges(ids, scene.store.lines(file)) for file, ids in shown.items() if ids}
+    ranges = {file: scene.store.ranges(file, ids) for file, ids in shown.items() if ids}
     return tuple(messages), ranges
 
 
@@ -131,23 +131,3 @@ def _cut(text: str, max_chars: int) -> str:
     if not max_chars or len(text) <= max_chars:
         return text
     return f"{text[:max_chars]} …[cut: {len(text) - max_chars} more characters]"
-
-
-def _ranges(ids: Iterable[int], lines: Lines) -> list[list[int]]:
-    """Runs of neighbouring lines of a file, by first and last id.
-
-    A run breaks where a line between was not shown, and where ids do not rise with the position
-    (a ticked checklist item stands where its older line stood).
-    """
-    ids = set(ids)
-    ranges: list[list[int]] = []
-    joined = False
-    for number, _ in lines:
-        if number not in ids:
-            joined = False
-        elif joined and number > ranges[-1][1]:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-            joined = True
-    return ranges

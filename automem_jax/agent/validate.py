@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from automem_jax.agent.actions import REPAIRS
 from automem_jax.agent.grammar import OPERATIONS, READ_OPERATIONS, WRITE_OPERATIONS
 from automem_jax.agent.guards import GUARDS
 from automem_jax.agent.memory import file_name
-from automem_jax.agent.observers import OBSERVERS
+from automem_jax.agent.observers import OBSERVERS, percept_paths
 from automem_jax.agent.template import (
     BUILTINS,
     DEDUPE_RULES,
@@ -31,6 +31,7 @@ from automem_jax.config import ConfigError, unknown_key
 
 _VIEW = re.compile(r"full|open_items|tail:[1-9][0-9]{0,5}")
 _BYTES_PER_TOKEN = 3
+_LEAST_LINE_CHARS = 16
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,15 @@ def _files(template: Template) -> Iterator[Problem]:
                 f"pin_head {spec.pin_head} + keep_lines {spec.keep_lines} exceed it",
                 f"raise it to at least {spec.pin_head + spec.keep_lines}",
             )
+        for field in ("soft_lines", "hard_lines", "keep_lines", "pin_head"):
+            if getattr(spec, field) < 0:
+                yield Problem(f"{place}.{field}", f"{getattr(spec, field)}", "use 0 or more")
+        if spec.max_line_chars and spec.max_line_chars < _LEAST_LINE_CHARS:
+            yield Problem(
+                f"{place}.max_line_chars",
+                f"{spec.max_line_chars}",
+                f"use 0 for no limit, or at least {_LEAST_LINE_CHARS}",
+            )
         for i, item in enumerate(spec.items):
             if item.done_when is not None:
                 yield from _condition(template, item.done_when, f"{place}.items[{i}].done_when")
@@ -155,12 +165,30 @@ def _phases(template: Template) -> Iterator[Problem]:
             yield Problem(f"{place}.type", "unknown guard type", unknown_key(guard.type, GUARDS))
             continue
         yield from _params(f"{place}.params", guard.params, GUARDS[guard.type], GUARDS[guard.type])
-        if guard.type == "max_run" and set(guard.params) == set(GUARDS["max_run"]):
-            yield from _path(
-                template, f"{guard.params['observer']}.run_length", f"{place}.params.observer"
-            )
+        if "observer" in guard.params:
+            name = str(guard.params["observer"])
+            if name in template.observers:
+                yield from _path(template, f"{name}.run_length", f"{place}.params.observer")
+            else:
+                yield from _known(f"{place}.params.observer", name, template.observers, "observers")
         if not isinstance(guard.params.get("limit", 1), int):
             yield Problem(f"{place}.params.limit", "no whole number", "write how often, e.g. 3")
+        yield from _needs(template, guard.params.get("needs", {}), f"{place}.params.needs")
+
+
+def _needs(template: Template, needs: Any, place: str) -> Iterator[Problem]:
+    remedy = "write {action: {path: least}}"
+    if not isinstance(needs, Mapping):
+        yield Problem(place, f"{needs!r} is no mapping", remedy)
+        return
+    for action, least in needs.items():
+        if not isinstance(least, Mapping):
+            yield Problem(f"{place}.{action}", f"{least!r} is no mapping", remedy)
+            continue
+        for path, number in least.items():
+            if not isinstance(number, (int, float)):
+                yield Problem(f"{place}.{action}.{path}", f"{number!r} is no number", remedy)
+            yield from _path(template, path, f"{place}.{action}")
 
 
 def _slots(template: Template) -> Iterator[Problem]:
@@ -209,12 +237,15 @@ def _observers(template: Template) -> Iterator[Problem]:
             yield Problem(
                 f"{place}.params.size", f"{size!r} actions", "write a whole number from 1"
             )
-        for value in (spec.params.get("path", ()), spec.params.get("paths", ())):
-            for path in (value,) if isinstance(value, str) else value:
-                if not str(path).startswith("percept."):
-                    yield Problem(
-                        f"{place}.params", f"{path!r} is no percept path", "start it with percept."
-                    )
+        for name in ("paths", "clocks", "all"):
+            value = spec.params.get(name, ())
+            if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+                yield Problem(f"{place}.params.{name}", f"{value!r}", "write a list of texts")
+        for path in percept_paths(spec):
+            if not isinstance(path, str) or not path.startswith("percept."):
+                yield Problem(
+                    f"{place}.params", f"{path!r} is no percept path", "start it with percept."
+                )
         for i, band in enumerate(spec.bands):
             yield from _condition(template, band.when, f"{place}.bands[{i}].when")
             for path in conditions.placeholders(band.text):
@@ -355,5 +386,5 @@ def _path(template: Template, path: str, place: str) -> Iterator[Problem]:
         return
     if spec.type in OBSERVERS:
         outputs = (*OBSERVERS[spec.type].OUTPUTS, *(["text"] if spec.bands else []))
-        if rest.partition(".")[0] not in outputs:
+        if rest not in outputs:
             yield Problem(place, f"{root!r} has no {rest!r}", unknown_key(rest, outputs))

@@ -34,7 +34,7 @@ from automem_jax.architect.proposal import (
     unified_diff,
 )
 from automem_jax.architect.propose import make_architect
-from automem_jax.config import ExperimentConfig
+from automem_jax.config import CONNECTION_FIELDS, ExperimentConfig
 from automem_jax.evaluation.results import episode_result
 from automem_jax.files import write_json
 from automem_jax.traces.schema import TraceError
@@ -124,7 +124,7 @@ class _Evolution:
     def _open_ledger(self) -> None:
         """The first row pins what the run depends on; a resumed run must depend on the same."""
         architect = dataclasses.asdict(self.config.architect)
-        for name in ("timeout_s", "max_retries", "backoff_s", "concurrency", "api_key_env"):
+        for name in CONNECTION_FIELDS:
             architect["api"].pop(name)
         plan = {
             "type": "start",

@@ -47,9 +47,9 @@ def known_errors() -> tuple[type[BaseException], ...]:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's first line; its class where it has no text."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """The error's text on one line; its class where it has no text."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line) or type(error).__name__
 
 
 def parse(program: str, description: str, arguments: list[str]) -> Experiment:
@@ -116,14 +116,11 @@ def record_config(experiment: Experiment) -> None:
 
 
 _FREE_TO_CHANGE = frozenset(
-    {
-        "env.slots",
-        "env.workers",
-        "policy.timeout_s",
-        "policy.max_retries",
-        "policy.backoff_s",
-        "policy.concurrency",
-        "training.keep_checkpoints",
+    {"env.slots", "env.workers", "training.keep_checkpoints"}
+    | {
+        f"{place}.{name}"
+        for place in ("policy", "architect.api")
+        for name in config_lib.CONNECTION_FIELDS
     }
 )
 

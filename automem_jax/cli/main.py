@@ -59,5 +59,6 @@ def _usage() -> str:
     lines += [
         "",
         "`automem STAGE --help` lists a stage's flags. Every stage continues where it stopped.",
+        "AUTOMEM_TRACEBACK=1 in the environment shows where an error came from.",
     ]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from automem_jax.config import ExperimentConfig
+from automem_jax.config import ExperimentConfig, seed_sets
 from automem_jax.evaluation.metrics import CueProbe
 from automem_jax.evaluation.results import export_balrog, summarise
 from automem_jax.files import write_json
@@ -33,8 +33,7 @@ RunArm = Callable[[Arm, Sequence[int], Path], object]
 
 def heldout_seeds(config: ExperimentConfig) -> list[int]:
     """Seeds of the final evaluation."""
-    seeds = config.seeds
-    return list(range(seeds.heldout_start, seeds.heldout_start + seeds.heldout))
+    return list(seed_sets(config)["heldout"])
 
 
 def evaluate(

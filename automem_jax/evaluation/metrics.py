@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from automem_jax.agent.grammar import READ_OPERATIONS, WRITE_OPERATIONS
+from automem_jax.agent.grammar import READ_OPERATIONS, WRITE_OPERATIONS, parse
 from automem_jax.traces.schema import Step, Trace
 
 # Clocks that tick whatever the agent does: "T:41", "Turn: 41", "Time 41".
@@ -93,8 +93,7 @@ class BehaviourCounter:
             for phase in step.phases:
                 for turn in phase.turns:
                     # What the grammar could not even read as an operation is an invalid operation too.
-                    unread = _parse_errors(turn.errors, turn.operations)
-                    counts["operations"] += unread
+                    counts["operations"] += len(parse(turn.completion.text).errors)
                     counts["calls"] += 1
                     counts["prompt_tokens"] += turn.completion.prompt_tokens
                     counts["completion_tokens"] += turn.completion.completion_tokens
@@ -190,20 +189,19 @@ def find_cue(probe: CueProbe, trace: Trace) -> str | None:
 
 
 def trace_cue(probe: CueProbe, trace: Trace, cue: str) -> tuple[bool, bool, bool]:
-    """(logged, shown by a slot in PLAN, asked for in PLAN) of a cue's lines in an episode."""
+    """(logged, shown by a slot in PLAN, asked for in PLAN) of the agent's lines that hold the cue."""
     lines: dict[str, set[int]] = {}  # ids by file: a shown range holds that file's lines only
     logged = shown = asked = False
     decisive = len(trace.steps) - probe.decisive_from_end
     for step in trace.steps:
         # A line exists from the step whose changes insert it; LOG comes before PLAN in a step.
-        written = set()
-        for file, line in _lines_with(step, cue):
-            lines.setdefault(file, set()).add(line)
-            written.add(line)
         by_agent = {
             i for p in step.phases for t in p.turns for o in t.operations for i in o["wrote"]
         }
-        logged |= bool(written & by_agent)
+        for file, line in _lines_with(step, cue):
+            if line in by_agent:
+                lines.setdefault(file, set()).add(line)
+                logged = True
         if step.t > decisive or not lines:
             continue
         for phase in step.phases:
@@ -262,12 +260,6 @@ def _lines_with(step: Step, cue: str) -> set[tuple[str, int]]:
         for line_id, text in change["lines"]
         if cue in text.lower()
     }
-
-
-def _parse_errors(errors: tuple[str, ...], operations: tuple[dict[str, Any], ...]) -> int:
-    """Errors of a turn that no operation record accounts for."""
-    known = {operation["error"] for operation in operations}
-    return sum(error not in known for error in errors)
 
 
 def _without_clock(percept: dict[str, Any]) -> tuple[str, str]:

@@ -104,10 +104,12 @@ def summarise(
       confidence, samples, seed: of the bootstrap intervals.
       probe: cue probe; unless given, the one known for the task, if any.
       base_hash: hash of the base weights; unless given, taken from the traces' policy.
-      expected: seeds an arm must have been run on. A seed without a trace is an error.
+      expected: seeds an arm must have been run on. A seed without a trace is an error; traces of
+        other seeds (left by a run over more of them) do not count.
 
     Raises:
-      ResultsError: an arm has no traces, lacks an expected seed, or holds a seed twice.
+      ResultsError: an arm has no traces, lacks an expected seed, or holds a seed twice (a seed of
+        several tasks too, where `expected` names seeds alone).
     """
     table: dict[str, Any] = {}
     scores: dict[str, dict[tuple[str, int], float]] = {}
@@ -201,6 +203,13 @@ def _summarise_arm(
     header: dict[str, Any] = {}
     for path, trace in iter_traces(directory):
         result = episode_result(trace)
+        if expected is not None and result.seed not in expected:
+            continue
+        if expected is not None and header and header.get("task", "") != result.task:
+            raise ResultsError(
+                f"arm {name!r}: {directory} holds traces of {header.get('task', '')!r} and "
+                f"{result.task!r}; use another --workdir or move the old ones away"
+            )
         if not header:
             header = trace.header
             chosen = probe or probe_for(result.task)
@@ -215,8 +224,6 @@ def _summarise_arm(
         behaviour.add(trace)
         if cue:
             cue.add(trace)
-    if not episodes:
-        raise ResultsError(f"arm {name!r}: no traces in {directory}; run the arm first")
     if expected is not None:
         missing = sorted(set(expected) - {seed for _, seed in episodes})
         if missing:
@@ -224,6 +231,8 @@ def _summarise_arm(
                 f"arm {name!r}: {len(missing)} of {len(expected)} seeds have no trace in {directory} "
                 f"(first {missing[0]}); run the arm again to finish them"
             )
+    if not episodes:
+        raise ResultsError(f"arm {name!r}: no traces in {directory}; run the arm first")
     ordered = [episodes[key] for key in sorted(episodes)]
     return {
         "env": header.get("env", ""),

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from automem_jax.config import ConfigError, PolicyConfig
-from automem_jax.policies.retry import Backoff, EndpointError, Retrier, redact
+from automem_jax.policies.retry import REQUEST_FAULTS, Backoff, EndpointError, Retrier, redact
 from automem_jax.text.messages import Completion, Request, RequestKey
 
 
@@ -91,16 +91,27 @@ class EndpointPolicy:
         adapter = request.role == "memory" and self.config.adapter_model
         model = self.config.adapter_model if adapter else self.config.model
         what = f"{self.kind} model {model!r} at {self.describe()['base_url']}"
+        tries = 0
+
+        def ask() -> Completion:
+            nonlocal tries
+            tries += 1
+            return self._ask(request, model)
+
         try:
-            answer = self._retrier.call(lambda: self._ask(request, model), what)
+            answer = self._retrier.call(ask, what)
             # A server may echo what it was sent; the key must not reach a trace or a ledger.
             return dataclasses.replace(
                 answer,
                 text=redact(answer.text, self._retrier.secrets),
                 error=answer.error and redact(answer.error, self._retrier.secrets),
+                tries=tries,
             )
         except EndpointError as error:
-            return Completion("", finish_reason="error", error=str(error))
+            outage = error.status not in REQUEST_FAULTS
+            return Completion(
+                "", finish_reason="error", error=str(error), outage=outage, tries=tries
+            )
 
 
 NO_KEY = "none"

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+REQUEST_FAULTS = frozenset({400, 413, 422})  # about this one request, such as an overlong prompt
 
 
 class EndpointError(RuntimeError):

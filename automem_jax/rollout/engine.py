@@ -22,7 +22,16 @@ from automem_jax.progress import Progress
 from automem_jax.text.messages import Completion, Request, RequestKey, SamplingSettings
 from automem_jax.traces.store import TraceError, TraceWriter, read_trace
 
+OUTAGE_WAVES = 3  # whole waves in a row without one answer that end a rollout which had some before
 _VERSIONED = ("automem_jax", "jax", "flax", "nle", "minihack", "craftax")
+
+
+class PolicyDown(ConnectionError):
+    """The model's server answers no call. One line; running again goes on from here."""
+
+
+class PolicyRefuses(RuntimeError):
+    """The first wave's requests are all refused, by a policy that works. One line."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,9 @@ class _Episode:
 class RolloutResult:
     """Where the traces are, and what making the new ones took.
 
-    `completion_errors` counts model calls that failed after all retries (the fallback action ran);
-    `first_error` is the first such message.
+    `completion_errors` counts model calls that failed after all retries (the fallback action ran),
+    `failed_episodes` the new episodes they are in; `first_error` is the first such message.
+    `retries` counts tries beyond the first, also of calls that succeeded in the end.
     """
 
     paths: list[Path]
@@ -78,7 +88,9 @@ class RolloutResult:
     prompt_tokens: int
     completion_tokens: int
     completion_errors: int
+    failed_episodes: int
     first_error: str | None
+    retries: int
 
 
 def run_episodes(
@@ -95,7 +107,12 @@ def run_episodes(
     An episode found half-written is played again from its start with its recorded completions, so no
     model call is paid for twice.
 
+    A failed call costs its episode a fallback action; a policy that fails every call ends the run.
+
     Raises:
+      PolicyDown: the server answered no call of the first wave, or of OUTAGE_WAVES in a row later.
+      PolicyRefuses: every call of the first wave failed for the request's own sake (an overlong
+        prompt, say), and no episode was finished in an earlier run.
       TraceError: `out_dir` holds traces made with other settings.
       ValueError: a seed is given twice.
     """
@@ -105,10 +122,11 @@ def run_episodes(
     run = _Run(env, policy, spec, out_dir)
     paths = [out_dir / f"{run.episode_id(seed)}.jsonl" for seed in seeds]
     waiting = [s for s, path in zip(seeds, paths, strict=True) if not run.is_finished(path, s)]
+    run.fresh = len(waiting) == len(seeds)
     title = f"rollout {spec.arm}"
     started = time.monotonic()
     if not waiting:
-        return RolloutResult(paths, 0, 0, 0.0, 0, 0, 0, None)
+        return RolloutResult(paths, 0, 0, 0.0, 0, 0, 0, 0, None, 0)
     if not show_progress:
         run.play(waiting, None)
     else:
@@ -122,7 +140,9 @@ def run_episodes(
         run.prompt_tokens,
         run.completion_tokens,
         run.completion_errors,
+        run.failed_episodes,
         run.first_error,
+        run.retries,
     )
 
 
@@ -131,9 +151,13 @@ class _Run:
 
     def __init__(self, env: TextEnv, policy: Policy, spec: RolloutSpec, out_dir: Path):
         self.env, self.policy, self.spec, self.out_dir = env, policy, spec, out_dir
-        self.steps = self.prompt_tokens = self.completion_tokens = self.completion_errors = 0
+        self.steps = self.prompt_tokens = self.completion_tokens = 0
+        self.completion_errors = self.failed_episodes = self.retries = 0
         self.first_error: str | None = None
         self._finished: list[float] = []
+        self.fresh = True  # no episode was finished before this run
+        self._answered = False
+        self._silent_waves = 0
         self._described = policy.describe()
         self._versions = {name: _version(name) for name in _VERSIONED}
 
@@ -163,9 +187,10 @@ class _Run:
         return True
 
     def _check_header(self, path: Path, found: dict[str, Any], seed: int) -> None:
-        expected = self.header(seed)
+        expected = _comparable(self.header(seed))
+        found = _comparable(found)
         for name in expected:
-            if name != "versions" and found.get(name) != expected[name]:
+            if found.get(name) != expected[name]:
                 raise TraceError(
                     f"{path}: this trace was made with {name} = {found.get(name)!r}, now it is "
                     f"{expected[name]!r}; use another --workdir or move the old traces away"
@@ -206,11 +231,28 @@ class _Run:
             ]
         else:
             completions = self.policy.complete([e.request for e in running.values()])
+            self._check_answered(completions)
         for slot, completion in zip(replayed or list(running), completions, strict=True):
             self._receive(slot, running[slot], completion, actions)
         if actions:
             self.steps += len(actions)
             self._observe(running, self.env.step(actions), free)
+
+    def _check_answered(self, completions: Sequence[Completion]) -> None:
+        """Ends the run where going on would only fill traces with fallback actions."""
+        self.retries += sum(completion.tries - 1 for completion in completions)
+        if any(completion.finish_reason != "error" for completion in completions):
+            self._answered, self._silent_waves = True, 0
+            return
+        outage = all(completion.outage for completion in completions)
+        self._silent_waves = self._silent_waves + 1 if outage else 0
+        if outage and self._silent_waves >= (OUTAGE_WAVES if self._answered else 1):
+            raise PolicyDown(
+                f"no model call is answered: {completions[0].error}; mend that and run the same "
+                "command again, it goes on from here"
+            )
+        if self.fresh and not self._answered:
+            raise PolicyRefuses(f"every model call failed from the start: {completions[0].error}")
 
     def _receive(
         self, slot: int, episode: _Episode, completion: Completion, actions: dict[int, str]
@@ -288,6 +330,7 @@ class _Run:
     def _finish(self, episode: _Episode, percept: Percept) -> None:
         episode.writer.end(episode.agent.end_record(percept, error=episode.error))
         self._finished.append(percept.progression)
+        self.failed_episodes += episode.error is not None
 
     def _report(self, progress: Progress) -> None:
         elapsed = max(time.monotonic() - progress.started, 1e-9)
@@ -299,7 +342,16 @@ class _Run:
             figures["progression"] = sum(self._finished) / len(self._finished)
         if self.completion_errors:
             figures["failed calls"] = self.completion_errors
+        if self.retries:
+            figures["retries"] = self.retries
         progress.update(len(self._finished), figures)
+
+
+def _comparable(header: dict[str, Any]) -> dict[str, Any]:
+    """What of a header must not change between runs; a server may move to another address."""
+    kept = {name: value for name, value in header.items() if name != "versions"}
+    policy = header.get("policy") or {}
+    return kept | {"policy": {name: policy[name] for name in policy if name != "base_url"}}
 
 
 def _version(name: str) -> str:

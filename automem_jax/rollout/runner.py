@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,8 +122,11 @@ class Runner:
         result = run_episodes(self.env, self.policy(adapter), spec, seeds, out_dir)
         if result.completion_errors:
             print(
-                f"warning: {result.completion_errors} model calls failed in arm {arm!r} "
-                f"(fallback actions ran); first: {result.first_error}"
+                f"warning: arm {arm!r}: failed model calls: {result.completion_errors}, in "
+                f"{result.failed_episodes} of {result.new_episodes} episodes, which are listed as "
+                f"failed (delete their traces in {out_dir} to play them again); first: "
+                f"{result.first_error}",
+                file=sys.stderr,
             )
         return result
 
@@ -141,8 +145,7 @@ def behaviour_hash(config: ExperimentConfig) -> str:
         },
         "model": dataclasses.asdict(config.model),
         "policy": {
-            k: getattr(config.policy, k)
-            for k in ("kind", "base_url", "model", "adapter_model", "max_tokens")
+            k: getattr(config.policy, k) for k in ("kind", "model", "adapter_model", "max_tokens")
         },
         "sampling": dataclasses.asdict(config.sampling),
         "seed": config.seed,

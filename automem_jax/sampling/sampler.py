@@ -196,7 +196,8 @@ class Sampler:
         text = self._tokenizer.decode(ids[:-1] if ended == END_OF_TURN else ids)
         reason = {END_OF_TURN: "stop", STOP_STRING: "stop_string"}.get(ended, "length")
         stop = generation.settings.stop
-        if stop and any(string in text for string in stop):
+        found = ended == STOP_STRING and text.endswith(stop) and self._stops.covers(stop)
+        if not found and any(string in text for string in stop):
             for count in range(1, len(ids) + (ended != END_OF_TURN)):
                 begun = self._tokenizer.decode(ids[:count])
                 if begun.endswith(stop):

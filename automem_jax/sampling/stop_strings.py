@@ -53,6 +53,10 @@ class StopStrings:
         """Bit mask of these strings; call `add` with them first."""
         return sum(1 << self._bits[s] for s in set(stop) if s in self._bits)
 
+    def covers(self, stop: tuple[str, ...]) -> bool:
+        """Whether the device looks for every one of these strings, so that its first hit is the first."""
+        return all(string in self._bits for string in stop)
+
     def add(self, stop: set[str]) -> None:
         """Takes new strings into the table.
 

@@ -251,6 +251,8 @@ def _candidates(
             # Credit goes to what stays: the clean-up cuts operations off the end only.
             turn = dataclasses.replace(turn, operations=turn.operations[: len(cleaned.spans)])
             reason = cleaned.reason or invalid(turn)
+            if reason is None and len(cleaned.spans) > len(turn.operations):
+                reason = "not_executed"  # limits.turn_ops left some out
             credit = table.decision(episode, turn)
             if config.kind == "lineage" and reason is None:
                 reason = idle(turn) or credit.reason or _unconvincing(credit, config)

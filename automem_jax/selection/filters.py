@@ -29,9 +29,12 @@ def is_memory_turn(episode: EpisodeLineage, turn: TurnRecord) -> bool:
 
 
 def invalid(turn: TurnRecord) -> str | None:
-    """Why the turn was not carried out as written, or None: the call or an operation failed."""
+    """Why the turn was not carried out as written, or None: the call or an operation failed, or the
+    token limit cut its last operation."""
     if turn.failed:
         return "policy_error"
+    if turn.cut_off:
+        return "cut_off"
     if any(not operation["ok"] for operation in turn.operations):
         return "invalid_operation"
     return None

@@ -9,9 +9,12 @@ One pass over a trace, linear in its length.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from automem_jax.agent.grammar import parse
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,15 @@ class Line:
 
 @dataclass(frozen=True)
 class TurnRecord:
-    """One turn of the agent model. `operations` as in the trace; `failed`: the call itself did."""
+    """One turn of the agent model. `operations` as in the trace; `failed`: the call itself did;
+    `cut_off`: the token limit ended the reply inside its last operation."""
 
     key: TurnKey
     role: str
     text: str
     operations: tuple[Mapping[str, Any], ...]
     failed: bool
+    cut_off: bool
 
     @property
     def wrote(self) -> tuple[int, ...]:
@@ -135,40 +140,37 @@ def follow(trace: Any, path: str) -> EpisodeLineage:
         success_step=success_step(progressions),
         two_model=False,
     )
-    removed: set[int] = set()
+    ids: dict[str, list[int]] = {}  # a file's line ids, rising
     for step in trace.steps:
-        _remember_lines(episode, step)
+        _remember_lines(episode, step, ids)
         for phase in step.phases:
             if phase.phase == "plan":
-                _note_shown(episode, step.t, phase.shown, removed)
+                _note_shown(episode, step.t, phase.shown, ids)
             for index, turn in enumerate(phase.turns):
                 key = TurnKey(step.t, phase.phase, index)
                 if phase.phase == "plan" and turn.role == "memory":
                     episode.two_model = True
                 episode.turns.append(_follow_turn(episode, key, turn))
-        removed.update(
-            i for change in step.memory if change["op"] == "remove" for i in change["ids"]
-        )
     return episode
 
 
-def _remember_lines(episode: EpisodeLineage, step: Any) -> None:
+def _remember_lines(episode: EpisodeLineage, step: Any, ids: dict[str, list[int]]) -> None:
     for change in step.memory:
         if change["op"] == "insert":
             for line_id, text in change["lines"]:
                 episode.lines[line_id] = Line(line_id, change["file"], text, step.t)
+                ids.setdefault(change["file"], []).append(line_id)
 
 
 def _note_shown(
-    episode: EpisodeLineage, t: int, shown: Mapping[str, Any], removed: set[int]
+    episode: EpisodeLineage, t: int, shown: Mapping[str, Any], ids: Mapping[str, list[int]]
 ) -> None:
     at = TurnKey(t, "plan", 0)
     for file, ranges in shown.items():
+        own = ids.get(file, [])
         for first, last in ranges:
-            for line_id in range(first, last + 1):
-                line = episode.lines.get(line_id)
-                if line is not None and line.file == file and line_id not in removed:
-                    _note_read(line, ReadBack(at, "shown"))
+            for line_id in own[bisect.bisect_left(own, first) : bisect.bisect_right(own, last)]:
+                _note_read(episode.lines[line_id], ReadBack(at, "shown"))
 
 
 def _follow_turn(episode: EpisodeLineage, key: TurnKey, turn: Any) -> TurnRecord:
@@ -186,7 +188,14 @@ def _follow_turn(episode: EpisodeLineage, key: TurnKey, turn: Any) -> TurnRecord
         text=turn.completion.text,
         operations=tuple(turn.operations),
         failed=turn.completion.error is not None,
+        cut_off=turn.completion.finish_reason == "length" and _ends_open(turn.completion.text),
     )
+
+
+def _ends_open(text: str) -> bool:
+    """Whether the last operation is not closed: then more text would be part of it."""
+    operations, more = parse(text).operations, parse(text + " x").operations
+    return bool(operations) and more[-1].end > operations[-1].end
 
 
 def _note_read(line: Line, read: ReadBack) -> None:

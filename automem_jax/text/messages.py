@@ -80,6 +80,8 @@ class Completion:
       finish_reason: "stop" (end of turn), "stop_string", "length", or "error".
       prompt_tokens, completion_tokens: counts (0 where unknown).
       error: what went wrong, when finish_reason is "error" after all retries; else None.
+      outage: the error is the server's, whatever the request (down, silent, key or model refused).
+      tries: calls it took.
     """
 
     text: str
@@ -89,3 +91,5 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str | None = None
+    outage: bool = False
+    tries: int = 1

@@ -55,7 +55,8 @@ class Turn:
 @dataclass(frozen=True)
 class PhaseRecord:
     """One conversation. `shown` maps a file to ranges [first id, last id] of its lines that the
-    first prompt displayed without being asked (both ends inclusive, only that file's lines)."""
+    first prompt displayed without being asked: every line of that file whose id lies in a range, both
+    ends inclusive, was displayed. Ids of other files' lines may lie between."""
 
     phase: Phase
     shown: dict[str, list[list[int]]]

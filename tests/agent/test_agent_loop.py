@@ -258,6 +258,32 @@ def test_a_slot_that_the_environment_cannot_fill_is_an_error():
         agent.observe(percept)
 
 
+@pytest.mark.parametrize(
+    "spec,wanted",
+    [
+        ({"type": "obs_diff", "params": {"paths": ["percept.map"]}}, r"observers\.x.*percept\.map"),
+        ({"type": "events", "params": {"path": "percept.position"}}, r"percept\.position holds 0"),
+    ],
+)
+def test_an_observer_that_the_environment_cannot_feed_is_an_error(spec, wanted):
+    data = to_data(toy_template()) | {"observers": {"x": spec}}
+    percept = ToyEnv().reset([0], [0])[0]
+    agent = Agent(from_data(data), SamplingSettings(), episode=0, two_model=False, instructions="")
+    with pytest.raises(ConfigError, match=wanted):
+        agent.observe(percept)
+
+
+def test_a_replaced_line_is_not_among_those_shown():
+    data = to_data(toy_template())
+    data["files"]["map"] = {"kind": "map", "key": ["place"], "seed": "a: 1\nb: 1\nc: 1"}
+    data["slots"]["map"] = {"file": "map"}
+    data["phases"]["plan"]["slots"].insert(0, "map")
+    replies = {(1, "log", 0): "<|UPSERT|>map|b|2<|END|><|DONE|>"}
+    _, records, _, _ = play(replies, template=from_data(data), steps=2)
+    plans = [r["phases"][-1] for r in records]
+    assert [p["shown"] for p in plans] == [{"map": [[0, 2]]}, {"map": [[0, 0], [2, 3]]}]
+
+
 def test_unproductive_actions_ignore_clocks():
     agent = Agent(toy_template(), SamplingSettings(), episode=0, two_model=False, instructions="")
     percept = ToyEnv().reset([0], [0])[0]

@@ -121,6 +121,27 @@ def test_upsert_keeps_one_line_a_key_and_survives_newlines():
     assert not run(memory, "<|UPSERT|>map|x<|END|>")[0].ok
 
 
+def test_a_maps_seed_lines_have_their_keys():
+    memory = store(map=FileSpec(kind="map", key=("name",), seed="Altar: north\nno key\ndoor: a: b"))
+    run(memory, "<|UPSERT|>map|altar|south<|END|><|UPSERT|>map|door|shut<|END|>")
+    assert contents(memory, "map") == ["no key", "altar: south", "door: shut"]
+
+
+def test_ranges_hold_the_lines_asked_for_and_no_other_of_the_file():
+    memory = store(map=FileSpec(kind="map", key=("k",)))
+    assert memory.ranges("map", []) == memory.ranges("nowhere", []) == []
+    run(memory, "<|UPSERT|>map|a|1<|END|><|UPSERT|>map|b|1<|END|><|UPSERT|>map|c|1<|END|>")
+    run(memory, "<|APPEND|>notes|other file<|END|><|UPSERT|>map|d|1<|END|>")
+    assert memory.ranges("map", [4, 0, 1, 2]) == [[0, 4]]  # 3 is of another file
+    assert memory.ranges("map", [0, 2, 4]) == [[0, 0], [2, 4]]
+    run(memory, "<|UPSERT|>map|b|2<|END|>")  # line 1 is gone, 5 is new
+    ids = [number for number, _ in memory.lines("map")]
+    assert ids == [0, 2, 4, 5]
+    assert memory.ranges("map", ids) == [[0, 0], [2, 5]]
+    run(memory, "<|WRITE|>notes|x\ny<|END|>")
+    assert memory.ranges("notes", [6, 7]) == [[6, 7]]
+
+
 def test_checklist_ticks_in_place():
     memory = store(
         goals=FileSpec(kind="checklist", items=(ItemSpec("wood", "collect"), ItemSpec("bed")))

@@ -66,6 +66,12 @@ def put(path, value):
     return edit
 
 
+def guard(kind, **params):
+    return {"type": kind, "params": params}
+
+
+OBSERVER = "phases.plan.guards[0].params.observer"
+NEEDS = "phases.plan.guards[0].params.needs"
 PROBLEMS = [
     (["observers", "x"], {"type": "glyph_map"}, "observers.x.type"),
     (["observers", "x"], {"type": "events"}, "observers.x.params"),
@@ -80,6 +86,22 @@ PROBLEMS = [
     (["phases", "log", "max_turns"], 0, "phases.log.max_turns"),
     (["phases", "plan", "nudge"], "", "phases.plan.nudge"),
     (["phases", "plan", "guards"], [{"type": "near_lava"}], "phases.plan.guards[0].type"),
+    (["phases", "plan", "guards"], [guard("max_run", limit=1, observer="percept.x")], OBSERVER),
+    (["phases", "plan", "guards"], [guard("materials", needs="wood")], NEEDS),
+    (["phases", "plan", "guards"], [guard("materials", needs={"cut": "wood"})], NEEDS + ".cut"),
+    (["phases", "plan", "guards"], [guard("materials", needs={"cut": {"x": 1}})], NEEDS + ".cut"),
+    (["observers", "x"], {"type": "obs_diff", "params": {"paths": 3}}, "observers.x.params.paths"),
+    (
+        ["observers", "x"],
+        {"type": "obs_diff", "params": {"clocks": [1]}},
+        "observers.x.params.clocks",
+    ),
+    (["observers", "x"], {"type": "events", "params": {"path": 3}}, "observers.x.params"),
+    (
+        ["slots", "y"],
+        {"text": "role", "when": {"compare": ["percept.step", {}, 1]}},
+        "slots.y.when",
+    ),
     (["text", "role"], "see {obs.text}", "text.role"),
     (["text", "role"], "x" * 60_000, "phases.log"),
     (["files", "Journal"], {}, "files.Journal"),
@@ -88,6 +110,8 @@ PROBLEMS = [
     (["files", "j"], {"kind": "auto"}, "files.j.source"),
     (["files", "j"], {"ops": ["APPEND"]}, "files.j"),
     (["files", "j"], {"hard_lines": 3, "keep_lines": 3, "pin_head": 1}, "files.j.hard_lines"),
+    (["files", "j"], {"keep_lines": -1}, "files.j.keep_lines"),
+    (["files", "j"], {"max_line_chars": 1}, "files.j.max_line_chars"),
     (["files", "j"], {"kind": "reference", "ops": ["WRITE", "READ"]}, "files.j.ops"),
     (["actions", "fallback"], "", "actions.fallback"),
     (["limits", "read_chars"], 0, "limits.read_chars"),

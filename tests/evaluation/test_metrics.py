@@ -49,9 +49,10 @@ def test_what_was_never_asked_is_none_not_zero(tmp_path):
 
 
 def test_text_the_grammar_could_not_read_counts_as_invalid(tmp_path):
-    log = [turn(op("APPEND", ok=False), op("APPEND"), errors=["refused", "unknown operation FOO"])]
-    result = counted(write_episode(tmp_path, 1, [step("a", log=log)]))
-    assert result["valid_operation_share"] == 1 / 3
+    log = [turn(op("APPEND", ok=False), op("APPEND"), errors=["refused"], text="<|FOO|>x<|END|>")]
+    rejected = [turn(errors=["'fly' is no action"], action="fly"), turn(action="north")]
+    result = counted(write_episode(tmp_path, 1, [step("a", log=log, plan=rejected)]))
+    assert result["valid_operation_share"] == 1 / 3  # a guard's objection is no operation
 
 
 def test_no_episode_gives_no_shares():
@@ -133,9 +134,11 @@ def test_a_read_after_the_decision_does_not_count(tmp_path):
     assert counter.result()["cue_read"] == 0.0
 
 
-def test_lines_the_system_wrote_are_not_logged_by_the_agent(tmp_path):
-    steps = [step("a lichen", memory=[create("auto"), insert("auto", (0, "lichen"))]), step("b")]
-    assert cue_result(write_episode(tmp_path, 1, steps))["cue_logged"] == 0.0
+def test_lines_the_system_wrote_are_neither_logged_nor_read(tmp_path):
+    copied = [create("auto"), insert("auto", (0, "lichen"))]
+    steps = [step("a lichen", memory=copied, shown={"auto": [[0, 0]]}), step("b")]
+    result = cue_result(write_episode(tmp_path, 1, steps))
+    assert result["cue_logged"] == result["cue_read"] == 0.0
 
 
 @pytest.mark.parametrize("late", [0, 1])

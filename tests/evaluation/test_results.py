@@ -70,6 +70,17 @@ def test_a_seed_run_twice_is_an_error(tmp_path):
         summarise({"a": tmp_path / "a"})
 
 
+def test_traces_of_seeds_that_are_not_asked_for_do_not_count(tmp_path):
+    arms = two_arms(tmp_path)
+    base = summarise(arms, expected={"base": [0, 2], "best": [0, 2]}, **FAST)["arms"]["base"]
+    assert (base["n"], base["mean"]) == (2, 0.5)
+    simple_episode(tmp_path / "base", 2, 0.0, task="Other-v0")
+    with pytest.raises(
+        ResultsError, match="traces of 'Other-v0' and 'Toy-v0'; use another --workdir"
+    ):
+        summarise(arms, expected={"base": [0, 2]}, **FAST)
+
+
 def test_arms_on_other_seeds_cannot_be_compared(tmp_path):
     simple_episode(tmp_path / "a", 1, 0.0)
     simple_episode(tmp_path / "b", 2, 0.0)

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from automem_jax.agent.template import load_template
-from automem_jax.rollout.engine import RolloutSpec, run_episodes
+from automem_jax.rollout.engine import PolicyDown, PolicyRefuses, RolloutSpec, run_episodes
 from automem_jax.testing import ScriptedPolicy, ToyEnv
 from automem_jax.text.messages import Completion, Request, SamplingSettings
 from automem_jax.traces.store import TraceError, read_trace
@@ -110,6 +110,55 @@ def test_failed_model_calls_are_counted_and_the_episode_is_listed_as_failed(tmp_
     failed = [read_trace(path) for path in result.paths if read_trace(path).end["failed"]]
     assert [trace.header["seed"] for trace in failed] == [2]
     assert "500" in failed[0].end["error"]
+
+
+def failing_from(call: int, **fields):
+    """Answers well until `call`, then every call fails."""
+    calls = iter(range(10_000))
+
+    def policy(request):
+        failed = Completion("", finish_reason="error", error="no room", **fields)
+        return answer(request) if next(calls) < call else failed
+
+    return ScriptedPolicy(policy)
+
+
+@pytest.mark.parametrize("answered, asked_in_vain", [(0, 1 * 3), (12, 3 * 3)])
+def test_an_outage_ends_the_rollout_and_running_again_goes_on(tmp_path, answered, asked_in_vain):
+    run_episodes(ToyEnv(3), ScriptedPolicy(answer), spec(), SEEDS, tmp_path / "whole")
+    policy = failing_from(answered, outage=True)
+    with pytest.raises(PolicyDown, match="no room; mend that and run the same command again"):
+        run_episodes(ToyEnv(3), policy, spec(), SEEDS, tmp_path / "cut")
+    assert len(policy.requests) == answered + asked_in_vain
+    run_episodes(ToyEnv(3), ScriptedPolicy(answer), spec(), SEEDS, tmp_path / "cut")
+    assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
+    assert issubclass(PolicyDown, OSError)  # loop 1 does not blame its candidate for it
+
+
+def test_requests_refused_from_the_start_end_the_rollout_later_ones_do_not(tmp_path):
+    with pytest.raises(PolicyRefuses, match="from the start: no room"):
+        run_episodes(ToyEnv(3), failing_from(0), spec(), SEEDS, tmp_path)
+    result = run_episodes(ToyEnv(3), failing_from(1), spec(), SEEDS[:3], tmp_path)
+    assert result.failed_episodes == 3
+    result = run_episodes(ToyEnv(3), failing_from(0), spec(), SEEDS, tmp_path)
+    assert (result.new_episodes, result.failed_episodes) == (4, 4)
+
+
+def test_a_server_may_move_but_not_its_model(tmp_path):
+    class At(ScriptedPolicy):
+        def __init__(self, base_url, model="function"):
+            super().__init__(answer)
+            self.described = {"kind": "openai", "model": model, "base_url": base_url}
+
+        def describe(self):
+            return self.described
+
+    run_episodes(ToyEnv(2), At("http://a"), spec(), SEEDS, tmp_path)
+    moved = At("http://b")
+    run_episodes(ToyEnv(2), moved, spec(), SEEDS, tmp_path)
+    assert moved.requests == []
+    with pytest.raises(TraceError, match="policy"):
+        run_episodes(ToyEnv(2), At("http://b", "other"), spec(), SEEDS, tmp_path)
 
 
 def test_a_trace_is_free_of_clocks(tmp_path):

@@ -123,6 +123,24 @@ def test_stopping_equals_checking_the_text_after_every_token(sampler):
     assert {"stop_string", "length"} <= reasons
 
 
+def test_an_answer_that_the_device_stopped_is_decoded_once(model):
+    class Counting(LetterTokenizer):
+        decoded = 0
+
+        def decode(self, ids):
+            self.decoded += len(ids) > 2  # not the table's single tokens
+            return super().decode(ids)
+
+    tokenizer = Counting()
+    sampler = Sampler(model, tokenizer, SLOTS, CONTEXT, seed=3, buckets=(32, CONTEXT))
+    rows = asked(SLOTS)
+    answers = zip(rows, sampler.generate(rows), strict=True)
+    stopped = [row for row, answer in answers if answer.finish_reason == "stop_string"]
+    tokenizer.decoded = 0
+    assert max(len(answer.token_ids) for answer in sampler.generate(stopped)) > 4
+    assert tokenizer.decoded <= len(stopped)
+
+
 def test_end_of_turn_ends_and_is_kept_in_the_ids():
     model = tiny_decoder()
     head = model.embed.get_value()

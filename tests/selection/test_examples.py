@@ -213,3 +213,17 @@ def test_nothing_to_keep_and_unfinished_traces_are_told(tmp_path):
         play(seed, cue="lichen", trivia=False, consult=True).write(folder, 1.0)
     report = select([*list_traces(folder), unfinished], SelectionConfig(), tmp_path / "out")
     assert report.unfinished == 1 and report.traces == 4
+
+
+def test_operations_that_were_not_executed_are_not_trained_on(tmp_path):
+    for seed in range(4):
+        episode = Episode(seed)
+        turn = append("a") + append("b")
+        (line,) = episode.log(turn, [{"write": ["a"]}])
+        if seed % 2:  # the limit on operations a reply left the second one out
+            del episode._phases[-1]["turns"][-1]["operations"][1:]
+        episode.plan(READ, [{"read": [line]} if seed < 2 else {"empty": True}])
+        episode.act()
+        episode.write(tmp_path / "traces", float(seed < 2))
+    report = choose(tmp_path / "traces", tmp_path)
+    assert report.rejected["not_executed"] == 2

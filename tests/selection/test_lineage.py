@@ -1,6 +1,7 @@
 import pytest
 from handmade import READ, Episode, append
 
+from automem_jax.selection.filters import invalid
 from automem_jax.selection.lineage import ReadBack, TurnKey, follow, success_step
 from automem_jax.traces.store import read_trace
 
@@ -31,21 +32,36 @@ def test_a_written_line_is_followed_to_its_first_read(tmp_path):
     assert [t.read for t in found.turns] == [(), (), (cue,), (cue,)]
 
 
-def test_lines_shown_in_a_plan_prompt_count_and_those_of_other_files_or_removed_do_not(tmp_path):
+def test_lines_shown_in_a_plan_prompt_count_and_those_of_other_files_or_outside_do_not(tmp_path):
     episode = Episode(1)
     (one,) = episode.log(append("a"), [{"write": ["a"]}])
     (two,) = episode.log(append("b"), [{"write": ["b"]}], file="other")
     (three,) = episode.log(append("c"), [{"write": ["c"]}])
-    (gone,) = episode.log(append("d"), [{"write": ["d"]}])
+    (late,) = episode.log(append("d"), [{"write": ["d"]}])
     episode.act()
-    episode.remove(gone)
     episode.act()
-    episode.plan("<|ACTION|>east<|END|>", shown={"notes": [[one, gone]]})
+    episode.plan("<|ACTION|>east<|END|>", shown={"notes": [[one, three]]})
     episode.act()
     lines = lineage(episode, tmp_path).lines
     assert lines[one].first_read == ReadBack(TurnKey(2, "plan", 0), "shown")
     assert lines[three].first_read is not None
-    assert lines[two].first_read is None and lines[gone].first_read is None
+    assert lines[two].first_read is None and lines[late].first_read is None
+
+
+def test_a_reply_that_the_token_limit_cut_inside_an_operation_is_known(tmp_path):
+    episode = Episode(1)
+    cut = [
+        "<|APPEND|>notes|blue je",
+        append("a") + "<|APPEND|>notes|b<|EN",
+        "<|READ|>notes<|END|> so",
+    ]
+    for text in cut:
+        episode.log(text, completion=episode.completion(text) | {"finish_reason": "length"})
+    episode.log(cut[0])
+    episode.act()
+    turns = lineage(episode, tmp_path).turns
+    assert [turn.cut_off for turn in turns] == [True, True, False, False]
+    assert [invalid(turn) for turn in turns] == ["cut_off", "cut_off", None, None]
 
 
 def test_a_read_before_the_write_in_the_same_turn_does_not_count(tmp_path):
