@@ -136,14 +136,17 @@ class ArchitectConfig:
 class SelectionConfig:
     """Loop 2's choice of decisions. `kind` is lineage or random (the control).
 
+    A decision's credit must reach `min_credit`, and lie `min_standard_errors` above zero where like
+    lines were read in enough episodes to tell; see selection.credit.
     The control draws the same number of decisions with the same mix of phases.
     """
 
     kind: str = "lineage"
-    min_credit: float = 0.05
+    min_credit: float = 0.1
+    min_standard_errors: float = 2.0
     max_examples: int = 512
     max_per_episode: int = 4
-    max_repeats: int = 64
+    max_repeats: int = 128
     seed: int = 0
 
 

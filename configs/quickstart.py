@@ -17,6 +17,10 @@ def get_config():
     config.env.max_steps = 30  # the shortest win takes 11 moves
     config.agent.template = "memento_v0"
 
+    config.seeds.gate = 192
+    config.seeds.collect = 384
+    config.seeds.heldout = 256
+
     config.sampling.min_p = 0.03  # a model this small otherwise emits a stray byte now and then
     config.sampling.max_tokens = 24
 

@@ -40,9 +40,9 @@ class Habits:
         needless reads and wrong squares.
     """
 
-    record_cue: float = 0.45
-    record_trivia: float = 0.4
-    consult: float = 0.5
+    record_cue: float = 0.5
+    record_trivia: float = 0.36
+    consult: float = 0.6
     trivia: float = 0.04
     idle_consult: float = 0.01
     search: float = 0.15

@@ -20,7 +20,9 @@ out one after another, and the others are compared only among episodes that agre
 be told from it and keeps its plain difference.
 
 The standard error is the pooled within-stratum deviation s / sqrt(W), W = sum of n1 n0 / (n1 + n0): with
-one stratum the usual s sqrt(1/n1 + 1/n0). Credit less one standard error must be above zero.
+one stratum the usual s sqrt(1/n1 + 1/n0). Where a group was read back in at least
+MIN_EPISODES_TO_EXPLAIN episodes, its credit must lie a given number of standard errors above zero;
+rarer lines cannot be told from luck and are judged by their own episode, as the base rule says.
 """
 
 from __future__ import annotations
@@ -64,13 +66,15 @@ class GroupCredit:
 
 @dataclass(frozen=True)
 class Credit:
-    """A decision's credit: `value`, its standard error, and the group it rests on.
+    """A decision's credit: `value`, its standard error, and the group it rests on with how many
+    episodes read it back.
 
     `reason` says why the base rule gives nothing; then value is 0.
     """
 
     value: float = 0.0
     std_error: float = math.inf
+    episodes_read: int = 0
     group: str = ""
     own: float = 0.0
     line: int = -1
@@ -79,6 +83,11 @@ class Credit:
     @property
     def lower(self) -> float:
         return self.value - self.std_error
+
+    def may_be_chance(self, standard_errors: float) -> bool:
+        """Whether a group that was read often enough to tell is not clearly above zero."""
+        often = self.episodes_read >= MIN_EPISODES_TO_EXPLAIN
+        return often and self.value - standard_errors * self.std_error <= 0
 
 
 def normalised(text: str) -> str:
@@ -138,7 +147,7 @@ class CreditTable:
         group = self.groups[episode.task, normalised(line.text)]
         share = group.episodes_read / (group.episodes_read + PRIOR)
         value = share * group.difference + (1 - share) * own
-        return Credit(value, group.std_error, group.text, own, line.id)
+        return Credit(value, group.std_error, group.episodes_read, group.text, own, line.id)
 
 
 def group_credits(

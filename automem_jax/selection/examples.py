@@ -266,7 +266,7 @@ def _candidates(
 def _unconvincing(credit: Credit, config: SelectionConfig) -> str | None:
     if credit.value < config.min_credit:
         return "below_min_credit"
-    return "not_specific" if credit.lower <= 0 else None
+    return "not_specific" if credit.may_be_chance(config.min_standard_errors) else None
 
 
 def _candidate(

@@ -4,7 +4,7 @@ import random
 import pytest
 from handmade import play
 
-from automem_jax.selection.credit import CreditTable, group_credits, normalised
+from automem_jax.selection.credit import Credit, CreditTable, group_credits, normalised
 from automem_jax.selection.lineage import follow
 from automem_jax.traces.store import read_trace
 
@@ -110,3 +110,10 @@ def test_tasks_are_not_compared_with_each_other(tmp_path):
         ],
     )
     assert CreditTable(found).own(found[0]) == 0.0
+
+
+def test_a_common_line_must_lie_clear_of_zero_and_a_rare_one_is_judged_by_its_episode():
+    common = Credit(value=0.07, std_error=0.045, episodes_read=87)
+    assert common.may_be_chance(2.0) and not common.may_be_chance(1.0)
+    rare = Credit(value=0.4, std_error=0.5, episodes_read=1)
+    assert not rare.may_be_chance(2.0)
