@@ -55,7 +55,8 @@ class ModelConfig:
 class PolicyConfig:
     """Who answers requests: kind local, openai or anthropic.
 
-    The key is read from the environment variable named by `api_key_env`, never from the config.
+    The key is read from the environment variable named by `api_key_env` (empty: OPENAI_API_KEY or
+    ANTHROPIC_API_KEY, by kind), never from the config.
     `adapter_model` is the server's name for base + adapter (vLLM --lora-modules); empty: the
     base answers both roles.
     """
@@ -64,7 +65,7 @@ class PolicyConfig:
     base_url: str = ""
     model: str = ""
     adapter_model: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str = ""
     timeout_s: float = 120.0
     max_retries: int = 5
     backoff_s: float = 1.0

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from automem_jax import config as config_lib
 from automem_jax.files import write_json
+from automem_jax.policies.endpoint import public_url
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DEFAULT_CONFIG = _REPOSITORY / "configs" / "quickstart.py"
@@ -99,6 +100,8 @@ def record_config(experiment: Experiment) -> None:
     """
     path = experiment.workdir / "config.json"
     now = json.loads(json.dumps(dataclasses.asdict(experiment.config)))
+    for policy in (now["policy"], now["architect"]["api"]):
+        policy["base_url"] = public_url(policy["base_url"])
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -117,6 +120,7 @@ def record_config(experiment: Experiment) -> None:
 
 _FREE_TO_CHANGE = frozenset(
     {"env.slots", "env.workers", "training.keep_checkpoints"}
+    | {f"evaluation.{name}" for name in ("arms", "confidence", "bootstrap_samples")}
     | {
         f"{place}.{name}"
         for place in ("policy", "architect.api")

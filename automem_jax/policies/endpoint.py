@@ -123,14 +123,15 @@ def read_api_key(config: PolicyConfig) -> str:
     Raises:
       ConfigError: the variable is unset or empty and the server is not on this machine.
     """
-    key = os.environ.get(config.api_key_env, "").strip()
+    variable = config.api_key_env or f"{config.kind.upper()}_API_KEY"
+    key = os.environ.get(variable, "").strip()
     if key:
         return key
     url = urllib.parse.urlsplit(config.base_url)
     if url.scheme == "http" and url.hostname in {"127.0.0.1", "localhost", "::1"}:
         return NO_KEY
     raise ConfigError(
-        f"environment variable {config.api_key_env} is not set; export it with the server's key "
+        f"environment variable {variable} is not set; export it with the server's key "
         f"(any word where the server wants none), or name another one in api_key_env"
     )
 

@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import toy_evolution
@@ -211,8 +213,23 @@ def killed_at(sync, workdir, evolution):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
-def test_killed_anywhere_and_run_again_gives_the_same_ledger(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # a process dies here, not the machine
+def test_killed_anywhere_and_run_again_gives_the_same_ledger(tmp_path):
+    # In an interpreter of its own: forking one in which other tests started JAX's threads may hang.
+    program = (
+        "import pathlib, sys, test_evolve; test_evolve.kill_everywhere(pathlib.Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def kill_everywhere(tmp_path):
+    assert "jax" not in sys.modules
+    os.fsync = lambda handle: None  # a process dies here, not the machine
     run = by_turns({3: 0, 4: 3, 5: 6, 6: 5, 7: 12})
     config = make_config(revisions=2, attempts=2)
 
