@@ -8,13 +8,14 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from automem_jax.agent.template import Template, load_template
 from automem_jax.agent.validate import check
 from automem_jax.config import ConfigError, ExperimentConfig, seed_sets, unknown_key
 from automem_jax.files import write_json
 from automem_jax.progress import Progress
-from automem_jax.rollout.runner import Runner
+from automem_jax.rollout.runner import SERVED, Runner
 from automem_jax.traces.store import list_traces
 
 COMPARISONS = (
@@ -73,8 +74,11 @@ class Stages:
     def rollout(self, seed_set: str, template: str, adapter: str) -> list[Path]:
         """Plays one seed set; traces go to traces/<set>/<name>."""
         chosen = self.template(template)
+        if not adapter and self.config.policy.adapter_model:
+            adapter = str(SERVED)
         adapter_path = self.adapter(adapter)
-        name = chosen.id + (f"+{adapter_path.parent.name}" if adapter_path else "")
+        specialist = adapter_path.parent.name or adapter_path.name if adapter_path else ""
+        name = f"{chosen.id}+{specialist}" if specialist else chosen.id
         with self._stage(f"rollout {seed_set}"):
             result = self.runner.run(
                 name,
@@ -179,7 +183,21 @@ class Stages:
                 self.config, arms, run_arm, self.workdir, comparisons=comparisons or None
             )
         print_table(results)
-        print(f"base weights: {results['base_hash']}")
+        self._print_headline(results)
+
+    def _print_headline(self, results: dict[str, Any]) -> None:
+        """What improved, in one line, and that the base did not change."""
+        for difference in results["paired_differences"]:
+            arm, baseline, interval = (difference[k] for k in ("arm", "baseline", "interval"))
+            if (arm, baseline) == ("specialist_best", "base_v0") and interval is not None:
+                before, after = (100 * results["arms"][name]["mean"] for name in (baseline, arm))
+                low, high = (100 * bound for bound in interval)
+                print(
+                    f"progression {before:.1f} % -> {after:.1f} % with only memory changed: "
+                    f"{after - before:+.1f} points, {100 * results['confidence']:g} % interval "
+                    f"[{low:+.1f}, {high:+.1f}], {difference['n']} held-out episodes"
+                )
+        print(f"base weights, before and after: {results['base_hash']}")
 
     def _arm(self, name: str):
         from automem_jax.evaluation.evaluate import Arm
@@ -227,11 +245,20 @@ class Stages:
     def adapter(self, name: str) -> Path | None:
         """The adapter file of train/<name>, or a path; None for "".
 
+        A server holds its adapter itself: SERVED stands for policy.adapter_model.
+
         Raises:
-          ConfigError: there is no such file.
+          ConfigError: there is no such file, or the server's adapter has no name.
         """
         if not name:
             return None
+        if self.config.policy.kind != "local":
+            if name in ("lineage", str(SERVED)) and self.config.policy.adapter_model:
+                return SERVED
+            raise ConfigError(
+                f"adapter {name!r}: policy.kind {self.config.policy.kind!r} serves its own; name it in "
+                "policy.adapter_model, and leave control_best out of evaluation.arms"
+            )
         trained = self.workdir / "train" / name / "adapter.safetensors"
         path = trained if trained.parent.is_dir() else Path(name)
         if not path.is_file():

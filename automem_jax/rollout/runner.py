@@ -16,6 +16,8 @@ from automem_jax.policies.base import Policy
 from automem_jax.rollout.engine import RolloutResult, RolloutSpec, run_episodes
 from automem_jax.text.messages import SamplingSettings
 
+SERVED = Path("served")  # the specialist is base + adapter on the policy's server
+
 
 class Runner:
     """Holds what is costly to build (engines, weights, compiled functions) between stages.
@@ -76,11 +78,13 @@ class Runner:
                 run_seed=self.config.seed,
                 adapter=None if adapter is None else load_adapter(adapter),
             )
-        if adapter is not None:
+        if adapter not in (None, SERVED):
             raise ValueError(
                 f"policy.kind {config.kind!r} serves its adapter itself; name it in "
                 "policy.adapter_model instead of a local adapter file"
             )
+        if adapter is None:
+            config = dataclasses.replace(config, adapter_model="")
         if config.kind == "openai":
             from automem_jax.policies.openai import OpenAIPolicy
 
@@ -100,7 +104,12 @@ class Runner:
         *,
         adapter: Path | None = None,
     ) -> RolloutResult:
-        """Plays one episode a seed under `template`; finished episodes in `out_dir` are kept."""
+        """Plays one episode a seed under `template`; finished episodes in `out_dir` are kept.
+
+        Args:
+          adapter: the memory specialist: an adapter file, or SERVED for a server's
+            policy.adapter_model. None plays the base alone.
+        """
         config = self.config
         sampling = config.sampling
         spec = RolloutSpec(
@@ -116,7 +125,7 @@ class Runner:
                 min_p=sampling.min_p,
                 max_tokens=sampling.max_tokens,
             ),
-            two_model=adapter is not None or bool(config.policy.adapter_model),
+            two_model=adapter is not None,
             behaviour_hash=behaviour_hash(config),
         )
         result = run_episodes(self.env, self.policy(adapter), spec, seeds, out_dir)

@@ -72,6 +72,7 @@ def rollout(server, workdir, *more, steps=STEPS, seeds=2):
         "--config.policy.backoff_s=0.001",
         f"--config.seeds.collect={seeds}",
         f"--config.env.max_steps={steps}",
+        "--config.env.slots=2",
         *more,
     )
 
@@ -288,6 +289,8 @@ def evolve(server, workdir):
         "--config.seeds.search=3",
         "--config.seeds.gate=8",
         "--config.env.max_steps=6",
+        "--config.env.slots=8",
+        "--config.model.slots=8",
         "--config.architect.kind=api",
         "--config.architect.attempts=2",
         "--config.architect.bootstrap_samples=200",
