@@ -289,8 +289,6 @@ def evolve(server, workdir):
         "--config.seeds.search=3",
         "--config.seeds.gate=8",
         "--config.env.max_steps=6",
-        "--config.env.slots=8",
-        "--config.model.slots=8",
         "--config.architect.kind=api",
         "--config.architect.attempts=2",
         "--config.architect.bootstrap_samples=200",
