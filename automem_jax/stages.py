@@ -16,7 +16,6 @@ from automem_jax.config import ConfigError, ExperimentConfig, seed_sets, unknown
 from automem_jax.files import write_json
 from automem_jax.progress import Progress
 from automem_jax.rollout.runner import SERVED, Runner
-from automem_jax.traces.store import list_traces
 
 COMPARISONS = (
     ("base_best", "base_v0"),
@@ -105,13 +104,19 @@ class Stages:
                 f"{traces} does not exist; run `automem rollout --seeds=collect --template="
                 f"{'best' if self._evolved().exists() else template.id}` with this --workdir first"
             )
+        names = [f"{self.config.env.task}-{seed}.jsonl" for seed in self.seeds["collect"]]
+        paths = [traces / name for name in names if (traces / name).exists()]
+        if len(paths) < len(names):
+            print(
+                f"warning: {len(paths)} of {len(names)} collect episodes are there; selecting from them"
+            )
         match = self.workdir / "select" / "lineage" / REPORT_FILE
         if kind == "random" and not match.exists():
             raise ConfigError(f"{match} does not exist; run `automem select --kind=lineage` first")
         forbidden = {seed for name in ("search", "gate", "heldout") for seed in self.seeds[name]}
         with self._stage(f"select {kind}"):
             report = select(
-                list_traces(traces),
+                paths,
                 dataclasses.replace(self.config.selection, kind=kind),
                 out_dir,
                 forbidden_seeds=forbidden,

@@ -329,6 +329,10 @@ def load_template(name_or_path: str | os.PathLike) -> Template:
     spec = importlib.util.spec_from_file_location(f"template_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(
+            f"{path}: defines no get_config(); a template file returns its ConfigDict there"
+        )
     return from_data(module.get_config(), str(path))
 
 
