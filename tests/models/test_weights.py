@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from models.tiny import tiny_decoder
 
+from automem_jax.models import files
 from automem_jax.models.decoder import logits
 from automem_jax.models.files import FileFormatError, write_safetensors
 from automem_jax.models.weights import (
@@ -80,3 +81,14 @@ def test_wrong_directories_say_what_is_wrong(tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(FileFormatError, match="safetensors"):
         load_model(str(tmp_path))
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    tensors = {"b": np.ones((2, 3), np.float32), "a": np.zeros(5, np.float16)}
+    metadata = {f"key {i}": "ä" * i for i in range(20)}
+    files.write_safetensors(tmp_path / "one", tensors, metadata)
+    files.write_safetensors(tmp_path / "two", dict(reversed(tensors.items())), metadata)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    read, told = files.read_safetensors(tmp_path / "one")
+    assert told == metadata and read["a"].dtype == np.float16
+    np.testing.assert_array_equal(read["b"], tensors["b"])
