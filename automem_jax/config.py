@@ -24,13 +24,19 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """Which environment and task. `name` is one of minihack, nethack, craftax_classic.
+    """Which environment and task. `name` is one of minihack, nethack, craftax_classic, craftax.
 
-    `task` is a registered MiniHack id; the other two have one task each, NetHackChallenge and
-    Craftax-Classic.
+    `task` is a registered MiniHack id; the others have one task each: NetHackChallenge,
+    Craftax-Classic and Craftax.
 
     `slots` episodes run at once; `workers` 0 steps engines in this process, N > 0 in N worker
     processes (a native crash then costs one episode). `max_steps` 0 keeps the task's own cap.
+    A worker that takes longer than `step_timeout_s` over one step or reset counts as hung.
+
+    NetHack and MiniHack: `prompt_mode` "hybrid" puts the terminal's map into the long text, as
+    BALROG does for text agents, "language" leaves it out and tells the statistics instead;
+    `numeric_distances` says "3 tiles" where BALROG says "near"; `autopickup` was on in the paper's
+    runs and is off in BALROG. `levels_dir` holds Boxoban's level files, see envs.boxoban.
     """
 
     name: str = "minihack"
@@ -39,6 +45,10 @@ class EnvConfig:
     workers: int = 0
     max_steps: int = 100
     autopickup: bool = False
+    prompt_mode: str = "hybrid"
+    numeric_distances: bool = False
+    levels_dir: str = ""
+    step_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -319,6 +329,7 @@ def check(config: ExperimentConfig) -> None:
         if value < low:
             raise ConfigError(f"config.{place}: must be at least {low}, got {value}")
     for place, value, allowed in (
+        ("env.prompt_mode", config.env.prompt_mode, ("hybrid", "language")),
         ("policy.kind", config.policy.kind, ("local", "openai", "anthropic")),
         ("architect.kind", config.architect.kind, ("catalog", "api")),
         ("architect.api.kind", config.architect.api.kind, ("openai", "anthropic")),
@@ -329,7 +340,11 @@ def check(config: ExperimentConfig) -> None:
         if value not in allowed:
             raise ConfigError(f"config.{place}: {value!r} is none of {', '.join(allowed)}")
     if config.env.name != "minihack" and config.env.task.startswith("MiniHack"):
-        own = {"nethack": "NetHackChallenge", "craftax_classic": "Craftax-Classic"}
+        own = {
+            "nethack": "NetHackChallenge",
+            "craftax_classic": "Craftax-Classic",
+            "craftax": "Craftax",
+        }
         raise ConfigError(
             f"config.env.task: {config.env.task!r} is no task of {config.env.name!r}; set env.task to "
             f"{own.get(config.env.name, 'its own name')!r}"

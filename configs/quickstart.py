@@ -15,6 +15,7 @@ def get_config():
 
     config.env.task = "MiniHack-Memento-Short-F2-v0"
     config.env.max_steps = 30  # the shortest win takes 11 moves
+    config.env.prompt_mode = "language"  # a model this small cannot read a map
     config.agent.template = "memento_v0"
 
     config.seeds.gate = 192

@@ -119,7 +119,8 @@ def record_config(experiment: Experiment) -> None:
 
 
 _FREE_TO_CHANGE = frozenset(
-    {"env.slots", "env.workers", "training.keep_checkpoints"}
+    {"env.slots", "env.workers", "env.step_timeout_s", "env.levels_dir"}
+    | {"training.keep_checkpoints"}
     | {f"evaluation.{name}" for name in ("arms", "confidence", "bootstrap_samples")}
     | {
         f"{place}.{name}"

@@ -15,6 +15,8 @@ STAGES = {
     "train": "loop 2: train the memory specialist's adapter",
     "evaluate": "two-model evaluation and attribution on held-out seeds",
     "report": "write the HTML report of a work directory",
+    "envs": "check: play every environment twice and compare all observations",
+    "bench": "env: steps/s of the environments, with text and without",
 }
 
 
@@ -40,8 +42,11 @@ def run(argv: list[str] | None = None) -> None:
     module = importlib.import_module(f"automem_jax.cli.{stage}")
     from automem_jax.cli import flags
 
+    arguments = argv[2:]
     try:
-        experiment = flags.parse(f"automem {stage}", module.__doc__, argv[2:])
+        if hasattr(module, "WORDS"):
+            stage, arguments = _with_word(stage, module.WORDS, arguments)
+        experiment = flags.parse(f"automem {stage}", module.__doc__, arguments)
         module.main(experiment)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where this one stopped", file=sys.stderr)
@@ -51,6 +56,25 @@ def run(argv: list[str] | None = None) -> None:
         if os.environ.get("AUTOMEM_TRACEBACK"):
             raise
         sys.exit(1)
+
+
+def _with_word(stage: str, words: tuple[str, ...], arguments: list[str]) -> tuple[str, list[str]]:
+    """Splits off the word that says which of the stage's tools to run; it comes right after it.
+
+    Raises:
+      UsageError: no such word; the nearest one is named.
+    """
+    from automem_jax.cli import flags
+    from automem_jax.config import unknown_key
+
+    if arguments and arguments[0] in words:
+        return f"{stage} {arguments[0]}", arguments[1:]
+    if any(argument in ("-h", "--help") for argument in arguments):
+        return stage, arguments
+    if not arguments or arguments[0].startswith("-"):
+        raise flags.UsageError(f"which one? automem {stage} {'|'.join(words)} [flags]")
+    problem = unknown_key(arguments[0], words).replace("key", "word").replace("words:", "ones:")
+    raise flags.UsageError(f"{problem}; automem {stage} {'|'.join(words)} [flags]")
 
 
 def _usage() -> str:

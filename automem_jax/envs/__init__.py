@@ -7,7 +7,7 @@ import difflib
 from automem_jax.config import EnvConfig
 from automem_jax.envs.base import Percept, TaskInfo, TextEnv
 
-NAMES = ("minihack", "nethack", "craftax_classic")
+NAMES = ("minihack", "nethack", "craftax_classic", "craftax")
 
 __all__ = ["NAMES", "Percept", "TaskInfo", "TextEnv", "make"]
 
@@ -26,6 +26,10 @@ def make(config: EnvConfig) -> TextEnv:
         from automem_jax.envs.craftax import make_craftax_classic
 
         return make_craftax_classic(config)  # one compiled call steps every slot: no workers
+    if config.name == "craftax":
+        from automem_jax.envs.craftax_full import make_craftax
+
+        return make_craftax(config)
     if config.workers > 0:
         from automem_jax.envs.pool import WorkerPool
 

@@ -73,6 +73,20 @@ class TextEnv(Protocol):
     def progression(self, slot: int) -> float:
         """Highest progression of the slot's episode so far, in [0, 1]."""
 
+    def snapshot(self, slot: int) -> Any:
+        """The slot's episode at this point, to go on from later, any number of times.
+
+        Raises:
+          ValueError: the slot was never reset.
+        """
+
+    def restore(self, slot: int, snapshot: Any) -> Percept:
+        """Puts a snapshot's episode into a slot, any slot of the same task; its percept.
+
+        Raises:
+          BranchError: the environment did not arrive at the snapshot's observation.
+        """
+
     def close(self) -> None:
         """Frees engines and worker processes. Safe to call twice."""
 

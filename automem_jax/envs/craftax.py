@@ -1,8 +1,7 @@
 """Craftax-Classic (Crafter in JAX) as a text environment: every slot in one compiled call.
 
-The compiled step moves all worlds and turns each state into its 9 x 7 view, vitals and inventory;
-the host only puts them into words (`crafter_text`). Worlds are made one at a time, so a world
-depends on its seed alone. A slot that takes no action in a call keeps its state.
+The compiled call turns each state into its 9 x 7 view, the nearest of each thing, vitals and
+inventory; the host only puts them into words (`crafter_text`).
 
 Percept fields:
   view: 9 x 7 names, view[x][y], the player at [4][3]; None outside the world.
@@ -10,24 +9,29 @@ Percept fields:
   health, food, drink, energy: 0..9.   sleeping, dead: bool.   daylight: 0 (night) to 1.
   achievements: names unlocked so far.
 
-Array legend: S slots, X 9 view columns, Y 7 view rows.
+Array legend: S slots, X 9 view columns, Y 7 view rows, N names of things.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from automem_jax.config import EnvConfig
 from automem_jax.envs import crafter_text
-from automem_jax.envs.base import Percept
+from automem_jax.envs.craftax_slots import (
+    CraftaxEnv,
+    Game,
+    Words,
+    nearest_of_each,
+    place_things,
+    window,
+)
+from automem_jax.envs.craftax_textures import pixel_renderer
 from automem_jax.envs.progression import crafter_progression
 
 MAX_STEPS = 2_000
@@ -68,7 +72,7 @@ INVENTORY = (
     "stone_sword",
     "iron_sword",
 )
-# Names by Craftax block id; then the things that stand on blocks.
+# Names by Craftax block id; then the things that stand on blocks. Ripe plants are told as plants.
 _BLOCKS = (None, None, "grass", "water", "stone", "tree", "wood", "path", "coal", "iron") + (
     "diamond",
     "table",
@@ -78,11 +82,14 @@ _BLOCKS = (None, None, "grass", "water", "stone", "tree", "wood", "path", "coal"
     "plant",
     "plant",
 )
-_THINGS = ("zombie", "cow", "skeleton", "arrow", "player")
+_THINGS = ("zombie", "cow", "skeleton", "arrow", crafter_text.PLAYER)
 _NAMES: tuple[str | None, ...] = _BLOCKS + _THINGS
+_OUTSIDE = 1
+_PLANT, _RIPE_PLANT = 15, 16
 _FIRST_THING = len(_BLOCKS)
-_VIEW_X, _VIEW_Y = 9, 7
-_FRAME_BLOCK_PIXELS = 16
+_PLAYER = len(_NAMES) - 1
+_VIEW_X, _VIEW_Y = crafter_text.VIEW_X, crafter_text.VIEW_Y
+_CELLS = _VIEW_X * _VIEW_Y
 _INSTRUCTIONS = (
     "You are playing Crafter: gather, craft, build, fight and stay alive in an open world, and "
     "unlock as many of the 22 achievements as you can: collect wood, place table, eat cow, collect "
@@ -98,6 +105,7 @@ class Sight(NamedTuple):
 
     Attributes:
       view: uint8 [S, X, Y], index into the names table.
+      first, nearest: uint8 [S, N], see `nearest_of_each`.
       facing: int8 [S, 2], (dx, dy).
       inventory: int32 [S, 16], order of INVENTORY.
       sleeping, dead: bool [S].
@@ -106,6 +114,8 @@ class Sight(NamedTuple):
     """
 
     view: jax.Array
+    first: jax.Array
+    nearest: jax.Array
     facing: jax.Array
     inventory: jax.Array
     sleeping: jax.Array
@@ -114,236 +124,158 @@ class Sight(NamedTuple):
     achievements: jax.Array
 
 
-def sight(state: Any, params: Any) -> Sight:
+def sight(state: Any) -> Sight:
     """One world's sight (no slot axis); pure, jit- and vmap-able."""
     from craftax.craftax_classic.constants import DIRECTIONS
     from craftax.craftax_classic.game_logic import is_game_over
 
-    # Craftax positions are (row, column); the padding lets the view hang over the map's edge.
-    pad = max(_VIEW_X, _VIEW_Y)
-    corner = state.player_position - jnp.array([_VIEW_Y // 2, _VIEW_X // 2])
-    view = jax.lax.dynamic_slice(
-        jnp.pad(state.map, pad, constant_values=1), corner + pad, (_VIEW_Y, _VIEW_X)
-    )
+    centre = state.player_position
+    view = window(state.map, centre, _VIEW_X, _VIEW_Y, _OUTSIDE)
+    view = jnp.where(view == _RIPE_PLANT, _PLANT, view)
     for code, mobs in enumerate((state.zombies, state.cows, state.skeletons, state.arrows)):
-        at = mobs.position - corner
-        at = jnp.where(mobs.mask[:, None] & (at >= 0), at, pad)  # off the view: dropped
-        view = view.at[at[:, 0], at[:, 1]].set(_FIRST_THING + code, mode="drop")
-    view = view.at[_VIEW_Y // 2, _VIEW_X // 2].set(_FIRST_THING + len(_THINGS) - 1)
+        view = place_things(view, centre, mobs.position, mobs.mask, _FIRST_THING + code)
+    view = view.at[_VIEW_Y // 2, _VIEW_X // 2].set(_PLAYER).T
+    first, nearest = nearest_of_each(view, len(_NAMES))
+    # Neither the player nor what lies outside the world is told.
+    told = jnp.array([name not in (None, crafter_text.PLAYER) for name in _NAMES])
     items = state.inventory
     carried = [
         getattr(state, f"player_{name}") if name in crafter_text.VITALS else getattr(items, name)
         for name in INVENTORY
     ]
     return Sight(
-        view=view.T.astype(jnp.uint8),
+        view=view.astype(jnp.uint8),
+        first=jnp.where(told, first, _CELLS).astype(jnp.uint8),
+        nearest=nearest,
         facing=DIRECTIONS[state.player_direction][::-1].astype(jnp.int8),
         inventory=jnp.stack([jnp.asarray(c, jnp.int32) for c in carried]),
         sleeping=jnp.asarray(state.is_sleeping, bool),
-        dead=is_game_over(state, params),
+        dead=is_game_over(state, _rules()[0]),
         daylight=jnp.asarray(state.light_level, jnp.float32),
         achievements=state.achievements.astype(bool),
     )
 
 
-class _Engine:
-    """The compiled functions, shared by all environments of one slot count."""
-
-    def __init__(self, slots: int) -> None:
-        from craftax.craftax_classic.envs.craftax_state import EnvParams, StaticEnvParams
-        from craftax.craftax_classic.game_logic import craftax_step
-        from craftax.craftax_classic.world_gen import generate_world
-
-        self.slots = slots
-        # The step cap is counted on the host; the engine's own must never fire.
-        params = EnvParams(max_timesteps=2**30)
-        static = StaticEnvParams()
-
-        def new_world(seed: jax.Array) -> Any:
-            world = generate_world(
-                jax.random.key_data(jax.random.fold_in(_key(seed), 0)), params, static
-            )
-            # Python-number leaves would be weakly typed and compile the step a second time.
-            return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype), world)
-
-        def place(states: Any, slot: jax.Array, seed: jax.Array) -> tuple[Any, Sight]:
-            world = new_world(seed)
-            states = jax.tree.map(lambda all_, one: all_.at[slot].set(one), states, world)
-            return states, sight(world, params)
-
-        def advance(
-            states: Any, seeds: jax.Array, steps: jax.Array, actions: jax.Array, active: jax.Array
-        ) -> tuple[Any, Sight, jax.Array]:
-            def one(state: Any, seed: Any, step: Any, action: Any, moves: Any) -> Any:
-                key = jax.random.key_data(jax.random.fold_in(_key(seed), step))
-                new, reward = craftax_step(key, state, action, params, static)
-                kept = jax.tree.map(
-                    lambda after, before: jnp.where(moves, after, before).astype(before.dtype),
-                    new,
-                    state,
-                )
-                return kept, sight(kept, params), jnp.where(moves, reward, 0.0)
-
-            return jax.vmap(one)(states, seeds, steps, actions, active)
-
-        self.place = jax.jit(place, donate_argnums=0)
-        self.advance = jax.jit(advance, donate_argnums=0)
-        shapes = jax.eval_shape(new_world, jax.ShapeDtypeStruct((), jnp.uint32))
-        self.empty = lambda: jax.tree.map(
-            lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), shapes
+def words(seen: Sight, slots: Sequence[int]) -> list[Words]:
+    """Puts the sights of `slots` into words; the text is `crafter_text.describe`'s."""
+    chosen = Sight(*(leaf[list(slots)] for leaf in seen))
+    # No two names are first seen in the same cell, so this is the order of the scan.
+    order = chosen.first.argsort(axis=1).tolist()
+    counts = (chosen.first < _CELLS).sum(axis=1).tolist()
+    facing = chosen.facing.astype(int)
+    front = chosen.view[
+        range(len(slots)),
+        crafter_text.CENTRE_X + facing[:, 0],
+        crafter_text.CENTRE_Y + facing[:, 1],
+    ].tolist()
+    lines = _lines()
+    told = []
+    for i, (nearest, carried, sleeping, dead, daylight, faced) in enumerate(
+        zip(
+            chosen.nearest.tolist(),
+            chosen.inventory.tolist(),
+            chosen.sleeping.tolist(),
+            chosen.dead.tolist(),
+            chosen.daylight.tolist(),
+            facing.tolist(),
+            strict=True,
         )
-
-
-def _key(seed: jax.Array) -> jax.Array:
-    # Spelt out so that a changed JAX default cannot change episodes.
-    return jax.random.key(seed, impl="threefry2x32")
-
-
-@functools.lru_cache(maxsize=4)
-def _engine(slots: int) -> _Engine:
-    return _Engine(slots)
-
-
-@functools.cache
-def _pixel_renderer() -> Any:
-    from craftax.craftax_classic.renderer import make_craftax_pixel_renderer
-
-    # Craftax resizes its textures on first use (half a minute), keeps them, and prints about it.
-    with contextlib.redirect_stdout(io.StringIO()):
-        return jax.jit(make_craftax_pixel_renderer(_FRAME_BLOCK_PIXELS))
-
-
-class CraftaxClassicEnv:
-    """Craftax-Classic by slot; see envs.base.TextEnv.
-
-    Args:
-      slots: worlds stepped in one call.
-      max_steps: cap of an episode.
-    """
-
-    def __init__(self, slots: int, max_steps: int = MAX_STEPS) -> None:
-        self.num_slots = slots
-        self.actions = ACTIONS
-        self.fallback_action = ACTIONS[0]
-        self.max_steps = max_steps
-        self.instructions = _INSTRUCTIONS.format(actions=", ".join(ACTIONS))
-        self._index = {name: i for i, name in enumerate(ACTIONS)}
-        self._engine = _engine(slots)
-        self._states = self._engine.empty()
-        self._seeds = np.zeros(slots, np.uint32)
-        self._percepts: dict[int, Percept] = {}
-
-    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> dict[int, Percept]:
-        """Starts a new episode in each slot."""
-        if len(slots) != len(seeds):
-            raise ValueError(f"reset: {len(slots)} slots but {len(seeds)} seeds")
-        for slot in slots:
-            if not 0 <= slot < self.num_slots:
-                raise ValueError(f"slot {slot} is outside 0..{self.num_slots - 1}")
-        seen = {}
-        for slot, seed in zip(slots, seeds, strict=True):
-            self._seeds[slot] = np.uint32(seed & 0xFFFFFFFF)
-            self._states, seen[slot] = self._engine.place(
-                self._states, np.int32(slot), self._seeds[slot]
-            )
-        for slot, one in jax.device_get(seen).items():
-            self._percepts[slot] = self._percept(one, before=None)
-        return {slot: self._percepts[slot] for slot in slots}
-
-    def step(self, actions: Mapping[int, str]) -> dict[int, Percept]:
-        """One step in each named slot; ValueError for a slot with no running episode."""
-        codes = np.zeros(self.num_slots, np.int32)
-        steps = np.zeros(self.num_slots, np.int32)
-        active = np.zeros(self.num_slots, bool)
-        for slot, action in actions.items():
-            before = self._running(slot)
-            if before.done:
-                raise ValueError(
-                    f"slot {slot}: its episode is over ({before.end_reason}); reset it"
-                )
-            codes[slot] = self._index.get(action, 0)
-            steps[slot] = before.step + 1
-            active[slot] = True
-        self._states, seen, rewards = self._engine.advance(
-            self._states, self._seeds, steps, codes, active
-        )
-        seen, rewards = jax.device_get((seen, rewards))
-        for slot, action in actions.items():
-            one = Sight(*(leaf[slot] for leaf in seen))
-            self._percepts[slot] = self._percept(
-                one, self._percepts[slot], action, float(rewards[slot])
-            )
-        return {slot: self._percepts[slot] for slot in actions}
-
-    def progression(self, slot: int) -> float:
-        """Share of the 22 achievements unlocked."""
-        return self._running(slot).progression
-
-    def frame(self, slot: int) -> np.ndarray:
-        """The game's own picture, uint8 [height, width, 3]."""
-        self._running(slot)
-        state = jax.tree.map(lambda leaf: leaf[slot], self._states)
-        return np.asarray(_pixel_renderer()(state)).clip(0, 255).astype(np.uint8)
-
-    def close(self) -> None:
-        """Frees the worlds."""
-        self._states = None
-        self._percepts.clear()
-
-    def _running(self, slot: int) -> Percept:
-        if slot not in self._percepts:
-            raise ValueError(f"slot {slot} was never reset; call reset([{slot}], [seed]) first")
-        return self._percepts[slot]
-
-    def _percept(
-        self,
-        one: Sight,
-        before: Percept | None,
-        action: str | None = None,
-        reward: float = 0.0,
-    ) -> Percept:
-        view = tuple(tuple(_NAMES[code] for code in column) for column in one.view.tolist())
-        inventory = dict(zip(INVENTORY, one.inventory.tolist(), strict=True))
-        facing = tuple(one.facing.tolist())
-        sleeping, dead = bool(one.sleeping), bool(one.dead)
-        long, short = crafter_text.describe(view, facing, inventory, sleeping, dead)
-        step = before.step + 1 if before else 0
-        end_reason = "death" if dead else "step cap" if step >= self.max_steps else None
-        unknown = action if action is not None and action not in self._index else None
+    ):
+        inventory = dict(zip(INVENTORY, carried, strict=True))
+        unlocked = _unlocked(chosen.achievements[i].tobytes())
         fields = {
-            "view": view,
-            "facing": facing,
+            "view": _view(chosen.view[i].tobytes()),
+            "facing": tuple(faced),
             "inventory": inventory,
             **{name: inventory[name] for name in crafter_text.VITALS},
             "sleeping": sleeping,
             "dead": dead,
-            "daylight": float(one.daylight),
-            "achievements": tuple(np.array(_achievements())[one.achievements].tolist()),
+            "daylight": daylight,
+            "achievements": unlocked,
         }
-        return Percept(
-            long_text=long,
-            short_text=short,
-            fields=fields,
-            actions=ACTIONS,
-            step=step,
-            reward=reward,
-            done=end_reason is not None,
-            end_reason=end_reason,
-            progression=max(
-                crafter_progression(one.achievements), before.progression if before else 0.0
-            ),
-            action=self.fallback_action if unknown is not None else action,
-            unknown_action=unknown,
+        told.append(
+            Words(
+                long_text=crafter_text.describe_scene(
+                    [lines[code][nearest[code]] for code in order[i][: counts[i]]],
+                    _NAMES[front[i]] or crafter_text.NOTHING,
+                    sleeping,
+                    dead,
+                ),
+                short_text=_status(tuple(carried)),
+                fields=fields,
+                end_reason="death" if dead else None,
+                progression=crafter_progression(chosen.achievements[i]),
+            )
         )
+    return told
 
 
 @functools.cache
-def _achievements() -> tuple[str, ...]:
+def _lines() -> tuple[tuple[str, ...], ...]:
+    """What is said of each name in each cell of the view."""
+    places = [
+        crafter_text.rough_place(x - crafter_text.CENTRE_X, y - crafter_text.CENTRE_Y)
+        for x in range(_VIEW_X)
+        for y in range(_VIEW_Y)
+    ]
+    return tuple(
+        tuple(crafter_text.sighting(name or crafter_text.NOTHING, place) for place in places)
+        for name in _NAMES
+    )
+
+
+def _view(codes: bytes) -> tuple[tuple[str | None, ...], ...]:
+    return tuple(_column(codes[i : i + _VIEW_Y]) for i in range(0, _CELLS, _VIEW_Y))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _column(codes: bytes) -> tuple[str | None, ...]:
+    return tuple(_NAMES[code] for code in codes)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _status(carried: tuple[int, ...]) -> str:
+    return crafter_text.describe_status(dict(zip(INVENTORY, carried, strict=True)))
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _unlocked(flags: bytes) -> tuple[str, ...]:
     from craftax.craftax_classic.constants import Achievement
 
-    return tuple(a.name.lower() for a in sorted(Achievement, key=lambda a: a.value))
+    return tuple(
+        a.name.lower() for a in sorted(Achievement, key=lambda a: a.value) if flags[a.value]
+    )
 
 
-def make_craftax_classic(config: EnvConfig) -> CraftaxClassicEnv:
+@functools.cache
+def game() -> Game:
+    """Craftax-Classic. Loads its modules, whose tables must not be made inside a traced function."""
+    from craftax.craftax_classic import constants, game_logic, renderer, world_gen
+
+    params, static = _rules()
+    return Game(
+        name="craftax_classic",
+        actions=ACTIONS,
+        instructions=_INSTRUCTIONS.format(actions=", ".join(ACTIONS)),
+        new_world=lambda key: world_gen.generate_world(key, params, static),
+        advance=lambda key, state, action: game_logic.craftax_step(
+            key, state, action, params, static
+        ),
+        sight=sight,
+        words=words,
+        picture=functools.cache(lambda: pixel_renderer("craftax_classic", constants, renderer)),
+    )
+
+
+@functools.cache
+def _rules() -> tuple[Any, Any]:
+    """The engine's parameters and static parameters."""
+    from craftax.craftax_classic.envs.craftax_state import EnvParams, StaticEnvParams
+
+    # The step cap is counted on the host; the engine's own must never fire.
+    return EnvParams(max_timesteps=2**30), StaticEnvParams()
+
+
+def make_craftax_classic(config: EnvConfig) -> CraftaxEnv:
     """Craftax-Classic for `config.slots` worlds; max_steps 0 means the benchmark's 2,000."""
-    return CraftaxClassicEnv(config.slots, config.max_steps or MAX_STEPS)
+    return CraftaxEnv(game(), config.slots, config.max_steps or MAX_STEPS)

@@ -13,8 +13,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from automem_jax.config import EnvConfig
-from automem_jax.envs.nethack import OBSERVATION_KEYS, Judge, NleTextEnv, Outcome
+from automem_jax.envs import boxoban
+from automem_jax.envs.nethack import OBSERVATION_KEYS, Judge, NleTextEnv, Outcome, end_of_game
 from automem_jax.envs.progression import minihack_progression
+
+# The benchmark's tasks. It plays them with a random character, whatever their own one is.
+BENCHMARK_TASKS = (
+    "MiniHack-Boxoban-Hard-v0",
+    "MiniHack-Boxoban-Medium-v0",
+    "MiniHack-MazeWalk-9x9-v0",
+    "MiniHack-MazeWalk-15x15-v0",
+    "MiniHack-Corridor-R3-v0",
+    "MiniHack-CorridorBattle-Dark-v0",
+    "MiniHack-Quest-Easy-v0",
+    "MiniHack-Quest-Medium-v0",
+)
 
 # What to do, by the first part of a task's name that fits.
 _GOALS = (
@@ -50,7 +63,7 @@ class TaskJudge(Judge):
             reason = "task solved" if solved else "task failed"
             return Outcome(minihack_progression(solved), reason)
         if done:
-            return Outcome(0.0, "death" if status == "DEATH" else "aborted")
+            return Outcome(0.0, end_of_game(engine) if status == "DEATH" else "aborted")
         return Outcome()
 
 
@@ -59,15 +72,19 @@ def make_minihack(config: EnvConfig) -> NleTextEnv:
 
     Raises:
       ValueError: no such task; the nearest registered ids are named.
+      envs.boxoban.LevelsError: a Boxoban task without level files in `config.levels_dir`.
     """
     spec = _spec(config.task)
     goal = next(text for prefix, text in _GOALS if f"MiniHack-{prefix}" in config.task)
     return NleTextEnv(
-        functools.partial(_make_engine, spec, config.autopickup),
+        functools.partial(_make_engine, spec, config.autopickup, config.levels_dir),
         TaskJudge,
         slots=config.slots,
         max_steps=config.max_steps or _own_cap(spec),
         instructions=f"{goal}\nActions: {{actions}}",
+        fallback=("north",),
+        prompt_mode=config.prompt_mode,
+        numeric_distances=config.numeric_distances,
     )
 
 
@@ -104,17 +121,21 @@ def _own_cap(spec: Any) -> int:
     return int(spec.max_episode_steps or 0)
 
 
-def _make_engine(spec: Any, autopickup: bool) -> Any:
+def _make_engine(spec: Any, autopickup: bool, levels_dir: str) -> Any:
     """MiniHack's own class, without gymnasium's wrappers; NleTextEnv counts the steps."""
     from gymnasium.envs.registration import load_env_creator
 
+    settings = {
+        **spec.kwargs,
+        "observation_keys": OBSERVATION_KEYS,
+        "autopickup": autopickup,
+        "fix_moon_phase": True,
+    }
+    if spec.id in BENCHMARK_TASKS:
+        settings |= {"character": "@", "penalty_step": -0.01, "penalty_time": 0.0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return load_env_creator(spec.entry_point)(
-            **{
-                **spec.kwargs,
-                "observation_keys": OBSERVATION_KEYS,
-                "autopickup": autopickup,
-                "fix_moon_phase": True,
-            }
-        )
+        if "Boxoban" in spec.id:
+            settings["observation_keys"] = (*OBSERVATION_KEYS, "chars")
+            return boxoban.engine_class(spec.id)(levels_dir=levels_dir, **settings)
+        return load_env_creator(spec.entry_point)(**settings)

@@ -1,18 +1,25 @@
 """NetHack as a text environment: engines, percepts, and the NetHackChallenge rules.
 
-`NleTextEnv` runs any NLE engine by slot; `minihack.py` builds its own on it. Two things keep
-episodes reproducible: both random generators are seeded before every reset, and the phase of the
-moon comes from the seed. Engines are made on a slot's first reset and used again for later ones.
-Pages that end in "--More--" are clicked away; their messages are joined, a line each.
+`NleTextEnv` runs any NLE engine by slot; `minihack.py` builds its own on it. Three things keep
+episodes reproducible: both random generators are seeded before every reset, moon phase and
+Friday the 13th come from the seed (NLE's fix_moon_phase), and so does the game's birthday, which
+NetHack reads off the wall clock to name shopkeepers and people ant holes. A level that is made
+inside the reset itself still sees the clock's birthday; only a custom MiniHack level with a shop or
+an ant hole can tell. Engines are made on a slot's first reset and used again for later ones.
+
+Pages that end in "--More--" are clicked away; their messages are joined, a line each. MiniHack's
+engine clicks most of them itself, and the benchmark loses those; here they are kept.
 
 Action names are BALROG's lower-case words: compass points spelt out ("northeast"), "far " before
 the running ones, NLE's command names in lower case for the rest ("search", "kick", "open",
 "pickup", "wait", "up", "down", "more", "esc"), characters typed at prompts by what they are
-("0".."9", "space", "minus", "plus", "quote", "apos", "dollar").
+("0".."9", "space", "minus", "plus", "quote", "apos", "dollar", and for NetHack the letters that
+answer "What do you want to eat? [d or ?*]").
 
 Percept fields (see `percept_fields`):
   message, language, cursor, inventory, blstats_text: the texts that `nethack_text.describe` makes.
   map: the map rows of the terminal (rows 1..21), one string, no trailing blanks.
+  screen: rows 1..23 as they stand, each with its line end: what the hybrid long text shows.
   glyphs: int16 [21, 79], row y, column x.   blstats: int64 [27], NLE's order.
   x, y: the player's column and row.   dlvl: depth.   hp, max_hp, energy, max_energy, ac, gold,
   turn, experience_level, experience_points, condition (bits of nle.nethack.BL_MASK_*),
@@ -23,9 +30,12 @@ Percept fields (see `percept_fields`):
 
 from __future__ import annotations
 
+import _ctypes
 import contextlib
+import ctypes
 import dataclasses
 import functools
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,6 +45,7 @@ import numpy as np
 from automem_jax.config import EnvConfig
 from automem_jax.envs import nethack_text
 from automem_jax.envs.base import Percept
+from automem_jax.envs.branching import BranchError, ReplaySnapshot, digest
 from automem_jax.envs.progression import nethack_progression
 
 OBSERVATION_KEYS = (
@@ -49,6 +60,8 @@ OBSERVATION_KEYS = (
 )
 MAX_STEPS = 100_000
 NO_PROGRESS_LIMIT = 150
+MAX_PAGES = 200  # clicked away in one step; a text that merely says "--More--" ends here
+FIRST_BIRTHDAY, BIRTHDAYS = 946_684_800, 10**9  # seconds since 1970: 2000, and on by the seed
 
 _COMPASS = {
     "N": "north",
@@ -75,33 +88,42 @@ def action_names(actions: Sequence[Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def long_text(text: nethack_text.NetHackText) -> str:
-    """BALROG's long-term context in its language-only form."""
-    parts = (
-        ("message", text.message),
-        ("language observation", text.glyphs),
-        ("cursor", text.cursor),
-    )
+def long_text(text: nethack_text.NetHackText, screen: str | None, tty_cursor: Any) -> str:
+    """BALROG's long-term context.
+
+    Args:
+      screen: the terminal below its top line, for the hybrid form; None gives the language form.
+      tty_cursor: row and column of the terminal's cursor, told in the hybrid form.
+    """
+    parts = [("message", text.message), ("language observation", text.glyphs)]
+    if screen is None:
+        parts.append(("cursor", text.cursor))
+    else:
+        row, column = int(tty_cursor[0]), int(tty_cursor[1])
+        parts += [("cursor", f"{text.cursor}\n(x={column}, y={row})"), ("map", screen)]
     return "\n".join(f"{title}:\n{words}\n" for title, words in parts)
 
 
-def short_text(text: nethack_text.NetHackText) -> str:
-    """BALROG's short-term context."""
-    return f"inventory:\n{text.inventory}\n"
+def short_text(text: nethack_text.NetHackText, statistics: bool) -> str:
+    """BALROG's short-term context; its language form has the statistics, which a map shows."""
+    inventory = f"inventory:\n{text.inventory}\n"
+    return f"statistics:\n{text.blstats}\n\n{inventory}" if statistics else inventory
 
 
 def percept_fields(obs: Mapping[str, np.ndarray], text: nethack_text.NetHackText) -> dict[str, Any]:
     """The typed part of a percept; keys are listed in this module's docstring."""
     b = obs["blstats"].tolist()
-    rows = obs["tty_chars"][1:22].tobytes().decode("latin-1")
     width = obs["tty_chars"].shape[1]
+    chars = obs["tty_chars"][1:].tobytes().decode("latin-1")
+    rows = [chars[i : i + width] for i in range(0, len(chars), width)]
     return {
         "message": text.message,
         "language": text.glyphs,
         "cursor": text.cursor,
         "inventory": text.inventory,
         "blstats_text": text.blstats,
-        "map": "\n".join(rows[i : i + width].rstrip() for i in range(0, len(rows), width)),
+        "map": "\n".join(row.rstrip() for row in rows[: nethack_text.ROWS]),
+        "screen": "".join(f"{row}\n" for row in rows),
         "glyphs": obs["glyphs"].copy(),
         "blstats": obs["blstats"].copy(),
         "x": b[0],
@@ -132,14 +154,17 @@ class Outcome:
 class Judge:
     """Rules of one episode: when it ends and what it is worth. One per slot, `begin` at a reset."""
 
-    def begin(self, engine: Any, percept_like: Mapping[str, Any]) -> float:
+    def begin(self, engine: Any, fields: Mapping[str, Any]) -> float:
         """Progression right after the reset."""
         raise NotImplementedError
+
+    def tick(self, turn: int) -> None:
+        """Called after every key the game got, pages clicked away included; `turn` is its clock."""
 
     def judge(
         self, engine: Any, fields: Mapping[str, Any], reward: float, done: bool, info: Mapping
     ) -> Outcome:
-        """Called after every engine step with the newest live fields."""
+        """Called once a step with the newest live fields."""
         raise NotImplementedError
 
 
@@ -150,6 +175,8 @@ class _Slot:
         self.engine = engine
         self.judge = judge
         self.percept: Percept | None = None
+        self.seed = 0
+        self.actions: list[str] = []
         self.frame: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self.pages: list[str] = []
         # A finished game needs no quitting (a reset does it), and the last frame stays readable.
@@ -176,6 +203,9 @@ class NleTextEnv:
       max_steps: cap of an episode, 0 keeps the engine's own.
       instructions: the task in words; "{actions}" is replaced.
       fallback: name of the action that runs for an unknown one; the first of those that exist.
+      letters: offer the letters that the engine can type as actions too, for prompts.
+      prompt_mode: "hybrid" or "language", see `long_text`.
+      numeric_distances: see nethack_text.describe.
     """
 
     def __init__(
@@ -186,17 +216,31 @@ class NleTextEnv:
         max_steps: int,
         instructions: str,
         fallback: Sequence[str] = ("esc", "wait", "search", "north"),
+        letters: bool = False,
+        prompt_mode: str = "hybrid",
+        numeric_distances: bool = False,
     ) -> None:
+        if prompt_mode not in ("hybrid", "language"):
+            raise ValueError(f"env.prompt_mode: {prompt_mode!r} is none of hybrid, language")
         self.num_slots = slots
+        self._hybrid = prompt_mode == "hybrid"
+        self._numeric = numeric_distances
         self._make_engine = make_engine
         self._make_judge = make_judge
         self._slots: dict[int, _Slot] = {}
         first = self._slot(0)
-        self.actions = action_names(first.engine.actions)
-        self._index = {name: i for i, name in reversed(list(enumerate(self.actions)))}
+        words = action_names(first.engine.actions)
+        self._index = {name: i for i, name in reversed(list(enumerate(words)))}
+        keys = {chr(a): i for i, a in enumerate(first.engine.actions) if chr(a).isalpha()}
+        typed = sorted(key for key in keys if key.isascii() and key not in self._index)
+        if letters:
+            self._index |= {key: keys[key] for key in typed}
+            self.actions = words + tuple(typed)
+        else:
+            self.actions = words
         self.fallback_action = next((n for n in fallback if n in self._index), self.actions[0])
         self.max_steps = max_steps or int(first.engine._max_episode_steps)
-        self.instructions = instructions.replace("{actions}", ", ".join(self.actions))
+        self.instructions = instructions.replace("{actions}", ", ".join(words))
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> dict[int, Percept]:
         """Starts a new episode in each slot."""
@@ -229,6 +273,37 @@ class NleTextEnv:
         if self._slots[slot].frame is None:
             raise ValueError(f"slot {slot}: its episode never began, there is no frame; reset it")
         return render_terminal(*self._slots[slot].frame)
+
+    def snapshot(self, slot: int) -> ReplaySnapshot:
+        """The slot's episode as seed and actions; see envs.base.TextEnv."""
+        percept, state = self._running(slot), self._slots[slot]
+        return ReplaySnapshot(state.seed, tuple(state.actions), digest(percept))
+
+    def restore(self, slot: int, snapshot: ReplaySnapshot) -> Percept:
+        """Plays a snapshot's episode again in a slot, up to where it was taken.
+
+        Raises:
+          BranchError: the replay ended early or arrived at another observation; the slot then needs
+            a reset.
+        """
+        percept = self._reset_safely(slot, snapshot.seed)
+        for step, action in enumerate(snapshot.actions):
+            if percept.done:
+                self._slots[slot].percept = None
+                raise BranchError(
+                    f"slot {slot}: the replay of seed {snapshot.seed} ended at step {step} of "
+                    f"{len(snapshot.actions)} ({percept.end_reason}); was the snapshot taken from "
+                    "another task, option or version?"
+                )
+            percept = self._step_safely(slot, action)
+        if digest(percept) != snapshot.digest:
+            self._slots[slot].percept = None
+            raise BranchError(
+                f"slot {slot}: the replay of seed {snapshot.seed} and {len(snapshot.actions)} "
+                "actions shows another observation than its snapshot; was that taken from another "
+                "task, option or version?"
+            )
+        return percept
 
     def close(self) -> None:
         """Frees the engines."""
@@ -298,15 +373,17 @@ class NleTextEnv:
         engine = state.engine
         engine._frozen_steps = 0
         engine.seed(seed, seed, reseed=False)
+        state.seed, state.actions = seed, []
         state.pages.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             obs, _ = engine.reset()
+        fix_birthday(engine, seed)
         text, fields = self._read(state, obs)
         progression = state.judge.begin(engine, fields)
         state.percept = Percept(
-            long_text=long_text(text),
-            short_text=short_text(text),
+            long_text=self._long(state, text, fields),
+            short_text=short_text(text, statistics=not self._hybrid),
             fields=fields,
             actions=self.actions,
             step=0,
@@ -320,17 +397,24 @@ class NleTextEnv:
         unknown = None if action in self._index else action
         executed = self.fallback_action if unknown is not None else action
         state.pages.clear()
+        state.actions.append(action)
         obs, reward, done, _, info = state.engine.step(self._index[executed])
-        while not done and "more" in self._index and self._shows_more(state.engine):
-            state.pages.append(_page(obs))
+        state.judge.tick(int(obs["blstats"][20]))
+        pages: list[str] = []
+        while not done and "more" in self._index and len(pages) < MAX_PAGES:
+            page = self._page_with_more(state.engine, obs)
+            if page is None:
+                break
+            pages.append(page)
             obs, further, done, _, info = state.engine.step(self._index["more"])
+            state.judge.tick(int(obs["blstats"][20]))
             reward += further
         step = before.step + 1
         # NLE zeroes its arrays when the game is over: keep the last live frame, add the last words.
         if obs["blstats"].any() and obs["tty_chars"].any():
-            text, fields = self._read(state, obs)
+            text, fields = self._read(state, obs, pages)
         else:
-            text, fields = self._last_words(state, before)
+            text, fields = self._last_words(state, before, pages)
         outcome = state.judge.judge(state.engine, fields, reward, done, info)
         if info["end_status"].name == "DEATH":  # NLE's word for any end that is the game's own
             fields["how_done"] = _how_done(state.engine)
@@ -338,8 +422,8 @@ class NleTextEnv:
         if end_reason is None and step >= self.max_steps:
             end_reason = "step cap"
         state.percept = Percept(
-            long_text=long_text(text),
-            short_text=short_text(text),
+            long_text=self._long(state, text, fields),
+            short_text=short_text(text, statistics=not self._hybrid),
             fields=fields,
             actions=self.actions,
             step=step,
@@ -353,20 +437,23 @@ class NleTextEnv:
         return state.percept
 
     @staticmethod
-    def _shows_more(engine: Any) -> bool:
-        """The game waits for a key after a message (not: for a choice in a menu)."""
-        last = engine.last_observation
-        waits = last[engine._internal_index][3]
-        shown = last[engine._observation_keys.index("tty_chars")]
-        return bool(waits) and b"--More--" in shown.tobytes()
+    def _page_with_more(engine: Any, obs: Mapping[str, np.ndarray]) -> str | None:
+        """The page without its "--More--"; None where the game waits for no key after a page."""
+        if not engine.last_observation[engine._internal_index][3]:
+            return None
+        page = nethack_text.describe_message(obs["tty_chars"])
+        return page.replace("--More--", "\n") if "--More--" in page else None
+
+    def _long(self, state: _Slot, text: nethack_text.NetHackText, fields: Mapping[str, Any]) -> str:
+        return long_text(text, fields["screen"] if self._hybrid else None, state.frame[2])
 
     def _read(
-        self, state: _Slot, obs: Mapping[str, np.ndarray]
+        self, state: _Slot, obs: Mapping[str, np.ndarray], pages: Sequence[str] = ()
     ) -> tuple[nethack_text.NetHackText, dict[str, Any]]:
         state.frame = tuple(obs[key].copy() for key in ("tty_chars", "tty_colors", "tty_cursor"))
-        text = nethack_text.describe(obs)
-        if state.pages:
-            text = text._replace(message=_join_pages(state.pages, text.message))
+        text = nethack_text.describe(obs, numeric_distances=self._numeric)
+        if pages or state.pages:
+            text = text._replace(message=_join_pages(pages, state.pages, text.message))
         fields = percept_fields(obs, text)
         internal = state.engine.last_observation[state.engine._internal_index]
         fields["prompt"] = "choice" if internal[1] else "text" if internal[2] else ""
@@ -376,10 +463,10 @@ class NleTextEnv:
         return text, fields
 
     def _last_words(
-        self, state: _Slot, before: Percept
+        self, state: _Slot, before: Percept, pages: Sequence[str]
     ) -> tuple[nethack_text.NetHackText, dict[str, Any]]:
         fields = dict(before.fields)
-        fields["message"] = _join_pages(state.pages, "")
+        fields["message"] = _join_pages(pages, state.pages, "")
         text = nethack_text.NetHackText(
             fields["language"],
             fields["message"],
@@ -390,21 +477,42 @@ class NleTextEnv:
         return text, fields
 
 
-def _page(obs: Mapping[str, np.ndarray]) -> str:
-    """The message of a page, whole even where the terminal wraps it."""
-    message = obs["message"].tobytes().partition(b"\0")[0].decode("latin-1").strip()
-    if message:
-        return message
-    return nethack_text.describe_message(obs["tty_chars"]).removesuffix("--More--")
+def _join_pages(clicked: Sequence[str], kept: Sequence[str], last: str) -> str:
+    """Pages clicked away here, then those the engine clicked away, then what is shown now."""
+    here = "".join(clicked)
+    if not any(kept):
+        return here + last
+    told = [here.rstrip("\n"), *(page for page in dict.fromkeys(kept) if page != last), last]
+    return "\n".join(page for page in told if page)
 
 
-def _join_pages(pages: Sequence[str], last: str) -> str:
-    """Clicked-away pages, then what the terminal shows now; a page seen twice is told once."""
-    told: list[str] = []
-    for page in (*pages, last):
-        if page and page not in told:
-            told.append(page)
-    return "\n".join(told)
+def fix_birthday(engine: Any, seed: int) -> None:
+    """Sets the running game's birthday, which NetHack took from the clock, by the seed.
+
+    NLE has no call for it: its own copy of the game's library is opened once more and the variable
+    written. A library without it (another NLE) is left alone, with a warning.
+    """
+    try:
+        library = _ctypes.dlopen(engine.nethack.dlpath, os.RTLD_LAZY | os.RTLD_NOLOAD)
+        try:
+            birthday = _ctypes.dlsym(library, "ubirthday")
+            ctypes.c_long.from_address(birthday).value = FIRST_BIRTHDAY + seed % BIRTHDAYS
+        finally:
+            _ctypes.dlclose(library)  # NLE unloads the library at a reset, so it must be free again
+    except (OSError, AttributeError) as error:
+        warnings.warn(
+            f"the game's birthday stays the clock's, shopkeepers' names may vary: {error}",
+            stacklevel=2,
+        )
+
+
+def death_cause(engine: Any) -> str:
+    """The game's own words for its end ("killed by a jackal"); empty where it left none."""
+    log = os.path.join(engine.nethack._vardir, "xlogfile")
+    with contextlib.suppress(OSError), open(log, encoding="latin-1") as entries:
+        for entry in entries.read().splitlines()[-1:]:
+            return dict(part.partition("=")[::2] for part in entry.split("\t")).get("death", "")
+    return ""
 
 
 def _how_done(engine: Any) -> str:
@@ -415,29 +523,40 @@ def _how_done(engine: Any) -> str:
 class ChallengeJudge(Judge):
     """NetHackChallenge's ends (death, no progress) and BALROG's progression table.
 
-    `no_progress_limit` counts steps in which the game's turn did not move.
+    `no_progress_limit` counts the keys in a row that left the game's clock where it was.
     """
 
     def __init__(self, no_progress_limit: int = NO_PROGRESS_LIMIT) -> None:
         self.no_progress_limit = no_progress_limit
 
     def begin(self, engine: Any, fields: Mapping[str, Any]) -> float:
-        self._turn, self._still = fields["turn"], 0
+        self._turn, self._still = None, 0  # the first key starts the count, as in NLE
         return nethack_progression(fields["dlvl"], fields["experience_level"])
+
+    def tick(self, turn: int) -> None:
+        self._still = self._still + 1 if turn == self._turn else 0
+        self._turn = turn
 
     def judge(
         self, engine: Any, fields: Mapping[str, Any], reward: float, done: bool, info: Mapping
     ) -> Outcome:
         ascended = bool(info.get("is_ascended"))
         outcome = Outcome(nethack_progression(fields["dlvl"], fields["experience_level"], ascended))
-        self._still = self._still + 1 if fields["turn"] == self._turn else 0
-        self._turn = fields["turn"]
         if done:
-            quits = {"quit": "quit", "escaped": "escaped the dungeon"}
-            outcome.end_reason = "ascended" if ascended else quits.get(_how_done(engine), "death")
+            outcome.end_reason = "ascended" if ascended else end_of_game(engine)
         elif self._still >= self.no_progress_limit:
             outcome.end_reason = "no progress"
         return outcome
+
+
+def end_of_game(engine: Any) -> str:
+    """Why the game is over: "quit", "escaped the dungeon", or "death" with its cause."""
+    quits = {"quit": "quit", "escaped": "escaped the dungeon"}
+    how = _how_done(engine)
+    if how in quits:
+        return quits[how]
+    cause = death_cause(engine)
+    return f"death: {cause}" if cause else "death"
 
 
 def make_nethack(config: EnvConfig) -> NleTextEnv:
@@ -470,8 +589,12 @@ def make_nethack(config: EnvConfig) -> NleTextEnv:
         max_steps=config.max_steps or MAX_STEPS,
         instructions=(
             "You are playing NetHack. Explore the dungeon, stay alive, gain experience and get as "
-            "deep as you can. Each step you choose one action.\nActions: {actions}"
+            "deep as you can. Each step you choose one action; a question is answered by its letter."
+            "\nActions: {actions}, and single letters"
         ),
+        letters=True,
+        prompt_mode=config.prompt_mode,
+        numeric_distances=config.numeric_distances,
     )
 
 

@@ -44,8 +44,8 @@ def nethack_progression(depth: int, experience_level: int, ascended: bool = Fals
     """
     if ascended:
         return 1.0
-    deepest = _DUNGEON_LEVEL[int(np.clip(depth, 0, len(_DUNGEON_LEVEL) - 1))]
-    wisest = _EXPERIENCE_LEVEL[int(np.clip(experience_level, 0, len(_EXPERIENCE_LEVEL) - 1))]
+    deepest = _DUNGEON_LEVEL[min(max(int(depth), 0), len(_DUNGEON_LEVEL) - 1)]
+    wisest = _EXPERIENCE_LEVEL[min(max(int(experience_level), 0), len(_EXPERIENCE_LEVEL) - 1)]
     return max(deepest, wisest)
 
 

@@ -7,6 +7,7 @@ the run's seed alone, never on what else is running.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,25 +73,31 @@ class _Episode:
         return bool(self.recorded)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RolloutResult:
     """Where the traces are, and what making the new ones took.
 
-    `completion_errors` counts model calls that failed after all retries (the fallback action ran),
-    `failed_episodes` the new episodes they are in; `first_error` is the first such message.
-    `retries` counts tries beyond the first, also of calls that succeeded in the end.
+    Attributes:
+      new_episodes: episodes that were not finished before. steps, seconds, prompt_tokens,
+        completion_tokens: of those.
+      completion_errors: model calls that failed after all retries (the fallback action ran);
+        failed_episodes: the new episodes they are in; first_error: the first such message.
+      retries: tries beyond the first, also of calls that succeeded in the end.
+      broken_environments: new episodes that ended because their environment broke; first_break: how.
     """
 
     paths: list[Path]
-    new_episodes: int
-    steps: int
-    seconds: float
-    prompt_tokens: int
-    completion_tokens: int
-    completion_errors: int
-    failed_episodes: int
-    first_error: str | None
-    retries: int
+    new_episodes: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    completion_errors: int = 0
+    failed_episodes: int = 0
+    first_error: str | None = None
+    retries: int = 0
+    broken_environments: int = 0
+    first_break: str | None = None
 
 
 def run_episodes(
@@ -123,27 +130,18 @@ def run_episodes(
     paths = [out_dir / f"{run.episode_id(seed)}.jsonl" for seed in seeds]
     waiting = [s for s, path in zip(seeds, paths, strict=True) if not run.is_finished(path, s)]
     run.fresh = len(waiting) == len(seeds)
-    title = f"rollout {spec.arm}"
-    started = time.monotonic()
-    if not waiting:
-        return RolloutResult(paths, 0, 0, 0.0, 0, 0, 0, 0, None, 0)
-    if not show_progress:
-        run.play(waiting, None)
-    else:
-        with Progress(title, len(waiting), "episodes") as progress:
+    run.result.paths = paths
+    run.result.new_episodes = len(waiting)
+    if waiting:
+        started = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            progress = None
+            if show_progress:
+                title = f"rollout {spec.arm}"
+                progress = stack.enter_context(Progress(title, len(waiting), "episodes"))
             run.play(waiting, progress)
-    return RolloutResult(
-        paths,
-        len(waiting),
-        run.steps,
-        time.monotonic() - started,
-        run.prompt_tokens,
-        run.completion_tokens,
-        run.completion_errors,
-        run.failed_episodes,
-        run.first_error,
-        run.retries,
-    )
+        run.result.seconds = time.monotonic() - started
+    return run.result
 
 
 class _Run:
@@ -151,9 +149,7 @@ class _Run:
 
     def __init__(self, env: TextEnv, policy: Policy, spec: RolloutSpec, out_dir: Path):
         self.env, self.policy, self.spec, self.out_dir = env, policy, spec, out_dir
-        self.steps = self.prompt_tokens = self.completion_tokens = 0
-        self.completion_errors = self.failed_episodes = self.retries = 0
-        self.first_error: str | None = None
+        self.result = RolloutResult(paths=[])
         self._finished: list[float] = []
         self.fresh = True  # no episode was finished before this run
         self._answered = False
@@ -235,12 +231,12 @@ class _Run:
         for slot, completion in zip(replayed or list(running), completions, strict=True):
             self._receive(slot, running[slot], completion, actions)
         if actions:
-            self.steps += len(actions)
+            self.result.steps += len(actions)
             self._observe(running, self.env.step(actions), free)
 
     def _check_answered(self, completions: Sequence[Completion]) -> None:
         """Ends the run where going on would only fill traces with fallback actions."""
-        self.retries += sum(completion.tries - 1 for completion in completions)
+        self.result.retries += sum(completion.tries - 1 for completion in completions)
         if any(completion.finish_reason != "error" for completion in completions):
             self._answered, self._silent_waves = True, 0
             return
@@ -257,12 +253,12 @@ class _Run:
     def _receive(
         self, slot: int, episode: _Episode, completion: Completion, actions: dict[int, str]
     ) -> None:
-        self.prompt_tokens += completion.prompt_tokens
-        self.completion_tokens += completion.completion_tokens
+        self.result.prompt_tokens += completion.prompt_tokens
+        self.result.completion_tokens += completion.completion_tokens
         if completion.finish_reason == "error":
-            self.completion_errors += 1
+            self.result.completion_errors += 1
             episode.error = episode.error or completion.error or "unknown error"
-            self.first_error = self.first_error or episode.error
+            self.result.first_error = self.result.first_error or episode.error
         self._advance(slot, episode, episode.agent.receive(completion), actions)
 
     def _advance(
@@ -289,7 +285,7 @@ class _Run:
                     free.append(slot)
                 else:
                     self._advance(slot, episode, episode.agent.observe(percept), actions)
-            self.steps += len(actions)
+            self.result.steps += len(actions)
             percepts = self.env.step(actions) if actions else {}
         free.sort()
 
@@ -330,20 +326,23 @@ class _Run:
     def _finish(self, episode: _Episode, percept: Percept) -> None:
         episode.writer.end(episode.agent.end_record(percept, error=episode.error))
         self._finished.append(percept.progression)
-        self.failed_episodes += episode.error is not None
+        self.result.failed_episodes += episode.error is not None
+        if percept.failed:
+            self.result.broken_environments += 1
+            self.result.first_break = self.result.first_break or percept.end_reason
 
     def _report(self, progress: Progress) -> None:
         elapsed = max(time.monotonic() - progress.started, 1e-9)
         figures = {
-            "steps/s": self.steps / elapsed,
-            "tokens/s": (self.prompt_tokens + self.completion_tokens) / elapsed,
+            "steps/s": self.result.steps / elapsed,
+            "tokens/s": (self.result.prompt_tokens + self.result.completion_tokens) / elapsed,
         }
         if self._finished:
             figures["progression"] = sum(self._finished) / len(self._finished)
-        if self.completion_errors:
-            figures["failed calls"] = self.completion_errors
-        if self.retries:
-            figures["retries"] = self.retries
+        if self.result.completion_errors:
+            figures["failed calls"] = self.result.completion_errors
+        if self.result.retries:
+            figures["retries"] = self.result.retries
         progress.update(len(self._finished), figures)
 
 

@@ -16,6 +16,7 @@ from automem_jax.policies.base import Policy
 from automem_jax.rollout.engine import RolloutResult, RolloutSpec, run_episodes
 from automem_jax.text.messages import SamplingSettings
 
+_NOT_BEHAVIOUR = ("slots", "workers", "step_timeout_s", "levels_dir")  # of EnvConfig
 SERVED = Path("served")  # the specialist is base + adapter on the policy's server
 
 
@@ -137,6 +138,13 @@ class Runner:
                 f"{result.first_error}",
                 file=sys.stderr,
             )
+        if result.broken_environments:
+            print(
+                f"warning: arm {arm!r}: in {result.broken_environments} of {result.new_episodes} "
+                "episodes the environment broke; they count at the progression they reached; first: "
+                f"{result.first_break}",
+                file=sys.stderr,
+            )
         return result
 
     def close(self) -> None:
@@ -149,9 +157,7 @@ class Runner:
 def behaviour_hash(config: ExperimentConfig) -> str:
     """Hash of the configuration that shapes an episode; how many run at once is not part of it."""
     parts = {
-        "env": {
-            k: v for k, v in dataclasses.asdict(config.env).items() if k not in ("slots", "workers")
-        },
+        "env": {k: v for k, v in dataclasses.asdict(config.env).items() if k not in _NOT_BEHAVIOUR},
         "model": dataclasses.asdict(config.model),
         "policy": {
             k: getattr(config.policy, k) for k in ("kind", "model", "adapter_model", "max_tokens")

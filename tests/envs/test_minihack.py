@@ -9,7 +9,6 @@ import pytest
 from automem_jax import envs
 from automem_jax.config import EnvConfig
 from automem_jax.envs.nethack import Judge, NleTextEnv, Outcome
-from automem_jax.envs.pool import WorkerPool
 
 MEMENTO = "MiniHack-Memento-Short-F2-v0"
 SEEDS = tuple(range(100, 106))
@@ -79,7 +78,8 @@ def test_percept_layout(env):
     fields = percept.fields
     assert percept.long_text == (
         f"message:\n{fields['message']}\n\nlanguage observation:\n{fields['language']}\n\n"
-        f"cursor:\n{fields['cursor']}\n"
+        f"cursor:\n{fields['cursor']}\n(x={fields['x']}, y={fields['y'] + 1})\n\n"
+        f"map:\n{fields['screen']}\n"
     )
     assert percept.short_text == f"inventory:\n{fields['inventory']}\n"
     assert fields["glyphs"].shape == (21, 79) and fields["glyphs"].dtype == np.int16
@@ -156,30 +156,52 @@ def test_an_engine_that_raises_costs_its_own_episode_only():
     whole.close()
 
 
-def test_pool_equals_in_process_and_survives_a_killed_worker(env):
-    alone = _digests(env, range(6), SEEDS)
-    pool = envs.make(EnvConfig(task=MEMENTO, slots=6, workers=2))
-    try:
-        assert isinstance(pool, WorkerPool)
-        assert (pool.actions, pool.max_steps) == (env.actions, env.max_steps)
-        assert pool.instructions == env.instructions
-        assert _digests(pool, range(6), SEEDS) == alone
+@pytest.mark.parametrize(
+    ("task", "actions"),
+    [
+        ("MiniHack-MazeWalk-9x9-v0", 8),
+        ("MiniHack-MazeWalk-15x15-v0", 8),
+        ("MiniHack-Corridor-R3-v0", 11),
+        ("MiniHack-CorridorBattle-Dark-v0", 8),
+        ("MiniHack-Quest-Easy-v0", 85),
+        ("MiniHack-Quest-Medium-v0", 85),
+        ("MiniHack-Memento-Short-F2-v0", 8),
+        ("MiniHack-Memento-F2-v0", 8),
+        ("MiniHack-Memento-F4-v0", 8),
+    ],
+)
+def test_every_task_replays_a_hundred_scripted_steps(task, actions):
+    env = envs.make(EnvConfig(task=task, slots=2))
+    assert len(env.actions) == actions and env.fallback_action == "north"
+    first = _digests(env, [0], [42], steps=100)
+    assert _digests(env, [1], [42], steps=100) == first
+    env.close()
 
-        pool.reset(range(6), SEEDS)
-        pool.step({slot: "east" for slot in range(6)})
-        victim = pool._workers[0].process
-        victim.kill()
-        victim.join()
-        out = pool.step({0: "east", 1: "east"})
-        assert out[0].failed and out[0].done and out[0].step == 2
-        assert out[0].end_reason.startswith("environment crashed: worker 0 died")
-        assert not out[1].failed and not out[1].done
-        # Slot 2 ran in the same worker and learns of it at its next step.
-        assert pool.step({2: "east"})[2].failed
-        with pytest.raises(ValueError, match="slot 2: its episode is over"):
-            pool.step({2: "east"})
-        assert pool.frame(1).max() > 0
-        assert _digests(pool, range(6), SEEDS) == alone
-    finally:
-        pool.close()
-        pool.close()
+
+def test_autopickup_is_off_unless_asked_for():
+    def picked(autopickup):
+        env = envs.make(EnvConfig(task="MiniHack-KeyRoom-S5-v0", slots=1, autopickup=autopickup))
+        options = env._slots[0].engine.nethack.options
+        env.close()
+        return "!autopickup" not in options
+
+    assert not picked(False) and picked(True)
+
+
+def test_the_benchmarks_tasks_have_a_random_character_others_their_own():
+    corridor = envs.make(EnvConfig(task="MiniHack-Corridor-R3-v0", slots=1))
+    assert len({corridor.reset([0], [s])[0].fields["cursor"] for s in range(6)}) > 1
+    corridor.close()
+    memento = envs.make(EnvConfig(task=MEMENTO, slots=1))
+    assert {memento.reset([0], [s])[0].fields["cursor"] for s in range(6)} == {"Yourself a rogue"}
+    memento.close()
+
+
+def test_snapshot_and_restore(env):
+    env.reset([0], [9])
+    _walk(env, 0, ["east", "east", "north"])
+    mark = env.snapshot(0)
+    ahead = _walk(env, 0, ["east", "east"])
+    env.restore(3, mark)
+    again = _walk(env, 3, ["east", "east"])
+    assert (again.long_text, again.step) == (ahead.long_text, ahead.step)

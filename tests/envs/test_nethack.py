@@ -1,11 +1,17 @@
 """The full game: challenge rules, determinism, progression."""
 
+import _ctypes
+import ctypes
+import dataclasses
+import os
+import pickle
 import random
 
 import pytest
 
 from automem_jax import envs
 from automem_jax.config import EnvConfig
+from automem_jax.envs.branching import BranchError, digest
 from automem_jax.envs.progression import nethack_progression
 
 
@@ -45,9 +51,99 @@ def test_challenge_settings(env):
 
 def test_no_progress_ends_the_episode(env):
     env.reset([0], [1])
-    for _ in range(150):
+    for _ in range(151):  # the first key starts the count, as in NetHackChallenge
         percept = env.step({0: "esc"})[0]
-    assert (percept.step, percept.end_reason) == (150, "no progress")
+    assert (percept.step, percept.end_reason) == (151, "no progress")
+
+
+def test_death_names_its_cause(env):
+    percept = env.reset([1], [0])[1]
+    script = random.Random(0)
+    moves = ("far north", "far south", "far east", "far west", "fight", "north", "down", "esc")
+    while not percept.done:
+        percept = env.step({1: script.choice((*moves, "far southeast", "y", "search", "more"))})[1]
+    assert percept.end_reason.startswith("death: killed by ")
+    assert percept.fields["how_done"] == "died"
+    assert "You die..." in percept.fields["message"]
+
+
+def test_both_prompt_modes(env):
+    hybrid = env.reset([0], [5])[0]
+    fields = hybrid.fields
+    row, column = env._slots[0].frame[2]
+    assert len(fields["screen"].splitlines()) == 23
+    assert {len(line) for line in fields["screen"].splitlines()} == {80}
+    assert hybrid.long_text == (
+        f"message:\n{fields['message']}\n\nlanguage observation:\n{fields['language']}\n\n"
+        f"cursor:\n{fields['cursor']}\n(x={column}, y={row})\n\nmap:\n{fields['screen']}\n"
+    )
+    assert hybrid.short_text == f"inventory:\n{fields['inventory']}\n"
+    other = envs.make(
+        EnvConfig(name="nethack", slots=1, prompt_mode="language", numeric_distances=True)
+    )
+    language = other.reset([0], [5])[0]
+    other.close()
+    fields = language.fields
+    assert " tiles " in fields["language"]
+    assert language.long_text == (
+        f"message:\n{fields['message']}\n\nlanguage observation:\n{fields['language']}\n\n"
+        f"cursor:\n{fields['cursor']}\n"
+    )
+    assert language.short_text == (
+        f"statistics:\n{fields['blstats_text']}\n\ninventory:\n{fields['inventory']}\n"
+    )
+    with pytest.raises(ValueError, match="prompt_mode"):
+        envs.make(EnvConfig(name="nethack", slots=1, prompt_mode="image"))
+
+
+def test_letters_answer_questions(env):
+    percept = env.reset([0], [5])[0]
+    assert {"a", "d", "T"} <= set(percept.actions) and env.fallback_action == "esc"
+    asked = env.step({0: "drop"})[0]
+    assert "What do you want to drop?" in asked.fields["message"]
+    assert asked.fields["prompt"] == "choice"
+    dropped = env.step({0: "c"})[0]
+    assert dropped.unknown_action is None and "You drop" in dropped.fields["message"]
+
+
+def test_snapshot_and_restore_are_exact(env):
+    env.reset([0], [21])
+    for action in ("far east", "search", "no such action", "kick", "north"):
+        before = env.step({0: action})[0]
+    mark = env.snapshot(0)
+    assert mark.actions[2] == "no such action" and mark == pickle.loads(pickle.dumps(mark))
+    ahead = env.step({0: "far west"})[0]
+    back = env.restore(1, mark)
+    assert digest(back) == digest(before) == mark.digest
+    assert digest(env.step({1: "far west"})[1]) == digest(ahead)
+    with pytest.raises(BranchError, match="another observation"):
+        env.restore(1, dataclasses.replace(mark, seed=22))
+    with pytest.raises(ValueError, match="never reset"):
+        env.step({1: "north"})
+
+
+def test_nothing_of_the_wall_clock_reaches_the_game(env):
+    """Moon phase and Friday the 13th: NLE's option. Shopkeepers' names: the game's birthday."""
+    born = []
+    for seed in (3, 3, 4):
+        env.reset([0], [seed])
+        engine = env._slots[0].engine
+        library = _ctypes.dlopen(engine.nethack.dlpath, os.RTLD_LAZY | os.RTLD_NOLOAD)
+        born.append(ctypes.c_long.from_address(_ctypes.dlsym(library, "ubirthday")).value)
+        _ctypes.dlclose(library)
+    assert born == [946_684_803, 946_684_803, 946_684_804]
+    seen = {}
+
+    class Engine:
+        def __init__(self, **settings):
+            seen.update(settings)
+            raise RuntimeError("seen")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nle.env.tasks.NetHackScore", Engine)
+        with pytest.raises(RuntimeError, match="seen"):
+            envs.make(EnvConfig(name="nethack", slots=1))
+    assert seen["fix_moon_phase"] is True and seen["character"] == "@"
 
 
 def test_more_pages_are_clicked_away(env):
