@@ -154,7 +154,7 @@ class SelectionConfig:
 
     kind: str = "lineage"
     min_credit: float = 0.1
-    min_standard_errors: float = 2.0
+    min_standard_errors: float = 3.0
     max_examples: int = 512
     max_per_episode: int = 4
     max_repeats: int = 128

@@ -22,11 +22,13 @@ def get_config():
     config.seeds.collect = 384
     config.seeds.heldout = 256
 
+    config.model.max_context = 384
+
     config.sampling.min_p = 0.03  # a model this small otherwise emits a stray byte now and then
     config.sampling.max_tokens = 24
 
     config.training.learning_rate = 2e-3  # 0.6 M weights bear and need a far higher rate than 32 B
-    config.training.epochs = 8
+    config.training.epochs = 5
     config.training.row_tokens = 512
     config.training.batch_rows = 4
     return config
