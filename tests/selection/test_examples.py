@@ -29,7 +29,7 @@ def traces(tmp_path_factory):
 def choose(traces, out, match=None, forbidden_seeds=(), **config):
     return select(
         list_traces(traces),
-        SelectionConfig(**config),
+        SelectionConfig(**({"min_standard_errors": 2.0} | config)),
         out,
         forbidden_seeds=forbidden_seeds,
         match=match,
