@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import types
 import typing
@@ -287,34 +288,37 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def seed_sets(config: ExperimentConfig) -> dict[str, range]:
+def seed_sets(seeds: SeedsConfig) -> dict[str, range]:
     """The four seed sets by name."""
-    s = config.seeds
     return {
-        "search": range(s.search_start, s.search_start + s.search),
-        "gate": range(s.gate_start, s.gate_start + s.gate),
-        "collect": range(s.collect_start, s.collect_start + s.collect),
-        "heldout": range(s.heldout_start, s.heldout_start + s.heldout),
+        "search": range(seeds.search_start, seeds.search_start + seeds.search),
+        "gate": range(seeds.gate_start, seeds.gate_start + seeds.gate),
+        "collect": range(seeds.collect_start, seeds.collect_start + seeds.collect),
+        "heldout": range(seeds.heldout_start, seeds.heldout_start + seeds.heldout),
     }
+
+
+def shared_seeds(sets: typing.Mapping[str, range]) -> list[tuple[str, str, range]]:
+    """Pairs of sets that share seeds, in the order of `sets`, with the seeds they share."""
+    found = []
+    for (a, first), (b, second) in itertools.combinations(sets.items(), 2):
+        shared = range(max(first.start, second.start), min(first.stop, second.stop))
+        if shared:
+            found.append((a, b, shared))
+    return found
 
 
 def check(config: ExperimentConfig) -> None:
     """Raises ConfigError where fields contradict each other, naming both."""
-    sets = seed_sets(config)
+    sets = seed_sets(config.seeds)
     for name, seeds in sets.items():
         if len(seeds) < 1 or seeds.start < 0:
             raise ConfigError(f"config.seeds.{name}: needs at least one seed from 0, got {seeds}")
-    names = sorted(sets)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            shared = range(
-                max(sets[first].start, sets[second].start), min(sets[first].stop, sets[second].stop)
-            )
-            if len(shared):
-                raise ConfigError(
-                    f"config.seeds: {first} and {second} share seeds {shared.start}..{shared.stop - 1}; "
-                    "every set must be disjoint from the others"
-                )
+    for first, second, shared in shared_seeds(dict(sorted(sets.items()))):
+        raise ConfigError(
+            f"config.seeds: {first} and {second} share seeds {shared.start}..{shared.stop - 1}; "
+            "every set must be disjoint from the others"
+        )
     for place, value, low in (
         ("env.slots", config.env.slots, 1),
         ("env.workers", config.env.workers, 0),

@@ -35,7 +35,7 @@ class Stages:
     def __init__(self, config: ExperimentConfig, workdir: Path):
         self.config, self.workdir = config, workdir
         self.runner = Runner(config)
-        self.seeds = {name: list(seeds) for name, seeds in seed_sets(config).items()}
+        self.seeds = {name: list(seeds) for name, seeds in seed_sets(config.seeds).items()}
 
     def __enter__(self) -> Stages:
         return self

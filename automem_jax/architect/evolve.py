@@ -34,7 +34,7 @@ from automem_jax.architect.proposal import (
     unified_diff,
 )
 from automem_jax.architect.propose import make_architect
-from automem_jax.config import CONNECTION_FIELDS, ExperimentConfig
+from automem_jax.config import CONNECTION_FIELDS, ExperimentConfig, seed_sets
 from automem_jax.evaluation.results import episode_result
 from automem_jax.files import write_json
 from automem_jax.traces.schema import TraceError
@@ -93,9 +93,8 @@ class _Evolution:
         self.workdir = workdir
         self.run_template = run_template
         self.start = start
-        seeds = config.seeds
-        self.search_seeds = list(range(seeds.search_start, seeds.search_start + seeds.search))
-        self.gate_seeds = list(range(seeds.gate_start, seeds.gate_start + seeds.gate))
+        sets = seed_sets(config.seeds)
+        self.search_seeds, self.gate_seeds = list(sets["search"]), list(sets["gate"])
         self.folder = workdir / "evolve"
         self.ledger = Ledger(self.folder / "ledger.jsonl")
 

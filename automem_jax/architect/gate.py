@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from automem_jax.config import ConfigError, SeedsConfig
+from automem_jax.config import ConfigError, SeedsConfig, seed_sets, shared_seeds
 from automem_jax.evaluation.statistics import mean, paired_difference
 
 
@@ -130,19 +130,8 @@ def check_disjoint(seeds: SeedsConfig) -> None:
     A template gated on seeds it was designed on, or scored on seeds it was chosen on, looks better
     than it is.
     """
-    sets = {
-        "search": range(seeds.search_start, seeds.search_start + seeds.search),
-        "gate": range(seeds.gate_start, seeds.gate_start + seeds.gate),
-        "collect": range(seeds.collect_start, seeds.collect_start + seeds.collect),
-        "heldout": range(seeds.heldout_start, seeds.heldout_start + seeds.heldout),
-    }
-    names = list(sets)
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            first = max(sets[a].start, sets[b].start)
-            last = min(sets[a].stop, sets[b].stop) - 1
-            if first <= last:
-                raise ConfigError(
-                    f"seeds.{a} and seeds.{b} overlap in {first}..{last}; "
-                    f"move seeds.{b}_start or shrink one of them"
-                )
+    for a, b, shared in shared_seeds(seed_sets(seeds)):
+        raise ConfigError(
+            f"seeds.{a} and seeds.{b} overlap in {shared.start}..{shared.stop - 1}; "
+            f"move seeds.{b}_start or shrink one of them"
+        )

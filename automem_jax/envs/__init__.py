@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 
 from automem_jax.config import EnvConfig
-from automem_jax.envs.base import Percept, TaskInfo, TextEnv
+from automem_jax.envs.base import Percept, TextEnv
 
 NAMES = ("minihack", "nethack", "craftax_classic", "craftax")
 
-__all__ = ["NAMES", "Percept", "TaskInfo", "TextEnv", "make"]
+__all__ = ["NAMES", "Percept", "TextEnv", "make"]
 
 
 def make(config: EnvConfig) -> TextEnv:

@@ -7,7 +7,7 @@ give the same observations, always. Nothing here imports an environment.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,12 +89,3 @@ class TextEnv(Protocol):
 
     def close(self) -> None:
         """Frees engines and worker processes. Safe to call twice."""
-
-
-@dataclass(frozen=True)
-class TaskInfo:
-    """Names one task for traces and results."""
-
-    env: str
-    task: str
-    options: Mapping[str, Any] = field(default_factory=dict)

@@ -33,7 +33,7 @@ RunArm = Callable[[Arm, Sequence[int], Path], object]
 
 def heldout_seeds(config: ExperimentConfig) -> list[int]:
     """Seeds of the final evaluation."""
-    return list(seed_sets(config)["heldout"])
+    return list(seed_sets(config.seeds)["heldout"])
 
 
 def evaluate(

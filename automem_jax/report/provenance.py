@@ -135,7 +135,7 @@ def _seeds(config: dict[str, Any] | None) -> list[tuple[str, str]]:
         return [(name, str(value)) for name, value in (config.get("seeds") or {}).items()]
     rows = [
         (name, f"{seeds.start} to {seeds.stop - 1} ({len(seeds)})")
-        for name, seeds in seed_sets(experiment).items()
+        for name, seeds in seed_sets(experiment.seeds).items()
     ]
     return [*rows, ("sampling and bootstrap", str(experiment.seed))]
 

@@ -60,7 +60,6 @@ class _Episode:
     writer: TraceWriter
     recorded: dict[RequestKey, Completion]
     request: Request | None = None
-    percept: Percept | None = None
     error: str | None = None
 
     def is_recorded(self) -> bool:
@@ -279,7 +278,6 @@ class _Run:
             actions: dict[int, str] = {}
             for slot, percept in percepts.items():
                 episode = running[slot]
-                episode.percept = percept
                 if percept.done:
                     self._finish(running.pop(slot), percept)
                     free.append(slot)
