@@ -15,6 +15,7 @@ from typing import Any
 
 from automem_jax.agent import actions, guards, prompts
 from automem_jax.agent.conditions import as_text, holds, substitute
+from automem_jax.agent.effects import ObsDiff
 from automem_jax.agent.grammar import (
     OPERATIONS,
     READ_OPERATIONS,
@@ -23,7 +24,8 @@ from automem_jax.agent.grammar import (
     parse,
 )
 from automem_jax.agent.memory import MemoryStore
-from automem_jax.agent.observers import ObsDiff, Scope, percept_paths, percept_value
+from automem_jax.agent.observers import Scope, percept_paths
+from automem_jax.agent.paths import percept_value
 from automem_jax.agent.template import Template
 from automem_jax.agent.validate import check, operations_offered
 from automem_jax.config import ConfigError

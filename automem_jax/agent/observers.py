@@ -7,17 +7,15 @@ and `{path}`s. Its bands, if any, offer one text at `<id>.text`.
 from __future__ import annotations
 
 import collections
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from automem_jax.agent.conditions import as_text, holds, substitute
+from automem_jax.agent.conditions import holds, substitute
+from automem_jax.agent.effects import ObsDiff
+from automem_jax.agent.paths import descend, percept_value
 from automem_jax.agent.template import ObserverSpec
 from automem_jax.config import ConfigError
 from automem_jax.envs.base import Percept
-
-_CLOCKS = ("T", "Turn", "Time", "Step")
-_PERCEPT_ATTRIBUTES = tuple(name for name in Percept.__dataclass_fields__ if name != "fields")
 
 
 class Observer(Protocol):
@@ -28,38 +26,6 @@ class Observer(Protocol):
 
     def outputs(self) -> dict[str, Any]:
         """Values by output name, as of the last percept."""
-
-
-class ObsDiff:
-    """Whether the last action changed anything that the agent can see.
-
-    Params: paths (percept paths that are compared; default the whole text), clocks (words whose
-    number is ignored, e.g. NetHack's `T:12`). Outputs: changed; run_length (percepts in a row that
-    look the same, at least 1); effect (in words).
-    """
-
-    OUTPUTS = ("changed", "run_length", "effect")
-    PARAMS = ("paths", "clocks")
-
-    def __init__(self, paths: Sequence[str] = ("percept.long_text",), clocks=_CLOCKS) -> None:
-        words = "|".join(re.escape(word) for word in clocks)
-        self._clock = re.compile(rf"\b(?:{words})\s*[:=]?\s*\d+", re.IGNORECASE) if words else None
-        self._paths = tuple(paths)
-        self._last: list[str] | None = None
-        self._changed = True
-        self._run_length = 0
-
-    def update(self, percept: Percept) -> None:
-        now = [as_text(percept_value(percept, path)) for path in self._paths]
-        if self._clock:
-            now = [self._clock.sub("", text) for text in now]
-        self._changed = now != self._last
-        self._run_length = 1 if self._changed else self._run_length + 1
-        self._last = now
-
-    def outputs(self) -> dict[str, Any]:
-        effect = "something changed" if self._changed else "nothing changed"
-        return {"changed": self._changed, "run_length": self._run_length, "effect": effect}
 
 
 class ActionWindow:
@@ -172,25 +138,4 @@ class Scope:
             return percept_value(self._percept, path)
         if root not in self._outputs:
             raise KeyError(f"no observer {root!r}; observers: {', '.join(self._outputs) or 'none'}")
-        return _descend(self._outputs[root], rest, path)
-
-
-def percept_value(percept: Percept, path: str) -> Any:
-    """The value at `percept.…`.
-
-    Raises:
-      KeyError: the percept has no such attribute or field; the message names what it has.
-    """
-    name = path.removeprefix("percept.")
-    if name in _PERCEPT_ATTRIBUTES:
-        return getattr(percept, name)
-    return _descend(percept.fields, name.removeprefix("fields."), path)
-
-
-def _descend(value: Any, rest: str, path: str) -> Any:
-    for part in rest.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            known = ", ".join(map(str, value)) if isinstance(value, Mapping) else "nothing below it"
-            raise KeyError(f"{path}: no {part!r} here; there is {known or 'nothing'}")
-        value = value[part]
-    return value
+        return descend(self._outputs[root], rest, path)
