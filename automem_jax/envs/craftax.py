@@ -8,6 +8,7 @@ Percept fields:
   facing: (dx, dy) of the cell in front.   inventory: vitals and items by name.
   health, food, drink, energy: 0..9.   sleeping, dead: bool.   daylight: 0 (night) to 1.
   achievements: names unlocked so far.
+  grid: the view as a typed map (envs.grid.Grid) around the player, who stands at x 4, y 3.
 
 Array legend: S slots, X 9 view columns, Y 7 view rows, N names of things.
 """
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from automem_jax.config import EnvConfig
 from automem_jax.envs import crafter_text
@@ -32,6 +34,7 @@ from automem_jax.envs.craftax_slots import (
     window,
 )
 from automem_jax.envs.craftax_textures import pixel_renderer
+from automem_jax.envs.grid import Grid, Terrain, Thing
 from automem_jax.envs.progression import crafter_progression
 
 MAX_STEPS = 2_000
@@ -90,6 +93,14 @@ _FIRST_THING = len(_BLOCKS)
 _PLAYER = len(_NAMES) - 1
 _VIEW_X, _VIEW_Y = crafter_text.VIEW_X, crafter_text.VIEW_Y
 _CELLS = _VIEW_X * _VIEW_Y
+# Terrain by the same codes; what stands on a block hides it. Placed wood is no block one can meet.
+_TERRAIN = np.array(
+    [Terrain.OUTSIDE, Terrain.OUTSIDE]
+    + [Terrain[(name or "").upper()] if name != "wood" else Terrain.FLOOR for name in _BLOCKS[2:]]
+    + [Terrain.HIDDEN] * len(_THINGS),
+    np.uint8,
+)
+_KINDS = {name: "monster" for name in _THINGS} | {"arrow": "projectile"}
 _INSTRUCTIONS = (
     "You are playing Crafter: gather, craft, build, fight and stay alive in an open world, and "
     "unlock as many of the 22 achievements as you can: collect wood, place table, eat cow, collect "
@@ -169,6 +180,7 @@ def words(seen: Sight, slots: Sequence[int]) -> list[Words]:
         crafter_text.CENTRE_Y + facing[:, 1],
     ].tolist()
     lines = _lines()
+    grids = _grids(chosen.view)
     told = []
     for i, (nearest, carried, sleeping, dead, daylight, faced) in enumerate(
         zip(
@@ -192,6 +204,7 @@ def words(seen: Sight, slots: Sequence[int]) -> list[Words]:
             "dead": dead,
             "daylight": daylight,
             "achievements": unlocked,
+            "grid": grids[i],
         }
         told.append(
             Words(
@@ -208,6 +221,22 @@ def words(seen: Sight, slots: Sequence[int]) -> list[Words]:
             )
         )
     return told
+
+
+def _grids(views: np.ndarray) -> list[Grid]:
+    """The typed map of each view; views: uint8 [S, X, Y]."""
+    rows = views.transpose(0, 2, 1)
+    terrain = _TERRAIN[rows]
+    things: list[list[Thing]] = [[] for _ in views]
+    slots, ys, xs = np.nonzero((rows >= _FIRST_THING) & (rows != _PLAYER))
+    for slot, y, x in zip(slots.tolist(), ys.tolist(), xs.tolist(), strict=True):
+        name = _NAMES[rows[slot, y, x]]
+        things[slot].append(Thing(_KINDS[name], name, x, y))
+    here = crafter_text.CENTRE_X, crafter_text.CENTRE_Y
+    return [
+        Grid(ground, *here, tuple(seen), relative=True, diagonals=False)
+        for ground, seen in zip(terrain, things, strict=True)
+    ]
 
 
 @functools.cache

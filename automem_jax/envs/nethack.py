@@ -25,6 +25,10 @@ Percept fields (see `percept_fields`):
   turn, experience_level, experience_points, condition (bits of nle.nethack.BL_MASK_*),
   hunger (0 satiated, 1 normal, 2 hungry and on to 6 starved): numbers.
   prompt: what the game waits for: "" (a command), "choice" (one key), "text" (a line) or "more".
+  question: what is asked at such a prompt: {"kind": prompt, "text", "options": action names}.
+  grid: the typed map (envs.grid.Grid), absolute; its level is the depth, "mines3" and so on in a
+  branch.   conditions: tuple of words.   hunger_word: hunger in a word.
+  items: tuple of (letter, text), what is carried.
   how_done: NetHack's word for how the game ended ("died", "escaped", ...), "" while it runs.
 """
 
@@ -43,7 +47,7 @@ from typing import Any
 import numpy as np
 
 from automem_jax.config import EnvConfig
-from automem_jax.envs import nethack_text
+from automem_jax.envs import nethack_grid, nethack_text
 from automem_jax.envs.base import Percept
 from automem_jax.envs.branching import BranchError, ReplaySnapshot, digest
 from automem_jax.envs.progression import nethack_progression
@@ -113,6 +117,7 @@ def short_text(text: nethack_text.NetHackText, statistics: bool) -> str:
 def percept_fields(obs: Mapping[str, np.ndarray], text: nethack_text.NetHackText) -> dict[str, Any]:
     """The typed part of a percept; keys are listed in this module's docstring."""
     b = obs["blstats"].tolist()
+    conditions = nethack_grid.condition_words(b[25])
     width = obs["tty_chars"].shape[1]
     chars = obs["tty_chars"][1:].tobytes().decode("latin-1")
     rows = [chars[i : i + width] for i in range(0, len(chars), width)]
@@ -140,6 +145,10 @@ def percept_fields(obs: Mapping[str, np.ndarray], text: nethack_text.NetHackText
         "turn": b[20],
         "hunger": b[21],
         "condition": b[25],
+        "conditions": conditions,
+        "hunger_word": nethack_grid.hunger_word(b[21]),
+        "items": nethack_grid.inventory_items(text.inventory),
+        "grid": nethack_grid.make_grid(obs["glyphs"], b, "Hallucinating" in conditions),
     }
 
 
@@ -233,7 +242,9 @@ class NleTextEnv:
         self._index = {name: i for i, name in reversed(list(enumerate(words)))}
         keys = {chr(a): i for i, a in enumerate(first.engine.actions) if chr(a).isalpha()}
         typed = sorted(key for key in keys if key.isascii() and key not in self._index)
+        self._names = {chr(a): w for a, w in zip(first.engine.actions, words, strict=True)}
         if letters:
+            self._names |= {key: key for key in keys}
             self._index |= {key: keys[key] for key in typed}
             self.actions = words + tuple(typed)
         else:
@@ -459,6 +470,7 @@ class NleTextEnv:
         fields["prompt"] = "choice" if internal[1] else "text" if internal[2] else ""
         if internal[3]:
             fields["prompt"] = "more"
+        fields["question"] = nethack_grid.question(fields["prompt"], text.message, self._names)
         fields["how_done"] = ""
         return text, fields
 

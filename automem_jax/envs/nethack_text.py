@@ -137,7 +137,7 @@ _EFFECTS = (
 )
 _ZAPS = ("horizontal", "vertical", "left slant", "right slant")
 
-_HUNGER = ("Satiated", "Not Hungry", "Hungry", "Weak", "Fainting", "Fainted", "Starved")
+HUNGER = ("Satiated", "Not Hungry", "Hungry", "Weak", "Fainting", "Fainted", "Starved")
 _BURDEN = ("Unencumbered", "Burdened", "Stressed", "Strained", "Overtaxed", "Overloaded")
 _ALIGNMENT = {-128: "None", -1: "Chaotic", 0: "Neutral", 1: "Lawful"}
 _CONDITIONS = (
@@ -263,12 +263,12 @@ def _trim(line: str) -> str:
 def describe_blstats(blstats: list[int]) -> str:
     """The bottom-line statistics, one `Name: value` a line."""
     b = blstats
-    conditions = [words for bit, words in _condition_bits() if b[25] & bit]
+    conditions = [words for bit, words in condition_bits() if b[25] & bit]
     return (
         f"Strength: {b[3]}/{b[2]}\nDexterity: {b[4]}\nConstitution: {b[5]}\n"
         f"Intelligence: {b[6]}\nWisdom: {b[7]}\nCharisma: {b[8]}\nDepth: {b[12]}\nGold: {b[13]}\n"
         f"HP: {b[10]}/{b[11]}\nEnergy: {b[14]}/{b[15]}\nAC: {b[16]}\nXP: {b[18]}/{b[19]}\n"
-        f"Time: {b[20]}\nPosition: {b[0]}|{b[1]}\nHunger: {_word(_HUNGER, b[21])}\n"
+        f"Time: {b[20]}\nPosition: {b[0]}|{b[1]}\nHunger: {_word(HUNGER, b[21])}\n"
         f"Monster Level: {b[17]}\nEncumbrance: {_word(_BURDEN, b[22])}\nDungeon Number: {b[23]}\n"
         f"Level Number: {b[24]}\nScore: {b[9]}\nAlignment: {_ALIGNMENT.get(b[26], '')}\n"
         f"Condition: {' '.join(conditions) or 'None'}"
@@ -434,7 +434,7 @@ def _object_name(nethack, kind) -> str:
 
 
 @functools.cache
-def _condition_bits() -> tuple[tuple[int, str], ...]:
+def condition_bits() -> tuple[tuple[int, str], ...]:
     from nle import nethack
 
     return tuple((getattr(nethack, f"BL_MASK_{bit}"), words) for bit, words in _CONDITIONS)

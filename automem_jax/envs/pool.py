@@ -46,7 +46,7 @@ RESETS_PER_WORKER = 2_000
 _TRIES = 3  # workers lost in a row, with no slot to blame, before the waiting episodes are given up
 _HEADER_BYTES = 16  # two int64: operations begun so far, and the slot in operation or _NO_SLOT
 _NO_SLOT = -1
-_BYTES_PER_SLOT = 32 * 1024  # a NetHack percept takes 6 to 10 KiB
+_BYTES_PER_SLOT = 32 * 1024  # a NetHack percept takes 8 to 14 KiB
 _PARTS = tuple(f.name for f in dataclasses.fields(Percept))
 _ACTIONS = _PARTS.index("actions")
 
