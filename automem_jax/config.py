@@ -84,6 +84,8 @@ class PolicyConfig:
     max_tokens: int = 4096
 
 
+BASELINES = ("window", "window_cot")  # agents without memory
+
 # How a server is reached, not what it answers: a run may go on with other values of these.
 CONNECTION_FIELDS = (
     "base_url",
@@ -108,9 +110,18 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """`template` is a name in configs/templates or a path to a .py or .json template."""
+    """`template` is a name in configs/templates or a path to a .py or .json template.
+
+    `kind` memory is the agent with files; window and window_cot see the last `window` steps as a chat
+    and have no memory (window_cot reasons before it acts). `carry_memory` lets the template's
+    persistent files go on into the run's next episode; its episodes are then played one after the
+    other, in the order of their seeds.
+    """
 
     template: str = "memento_v0"
+    kind: str = "memory"
+    window: int = 16
+    carry_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,9 +207,11 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Held-out evaluation. `arms` lists what is compared; see evaluation.evaluate."""
+    """Held-out evaluation. `arms` lists what is compared; see evaluation.evaluate. `baselines` adds
+    agents without memory (window, window_cot) as arms of their own, so that memory's share shows."""
 
     arms: tuple[str, ...] = ("base_v0", "base_best", "specialist_best", "control_best")
+    baselines: tuple[str, ...] = ()
     confidence: float = 0.95
     bootstrap_samples: int = 10_000
 
@@ -322,6 +335,7 @@ def check(config: ExperimentConfig) -> None:
     for place, value, low in (
         ("env.slots", config.env.slots, 1),
         ("env.workers", config.env.workers, 0),
+        ("agent.window", config.agent.window, 0),
         ("model.slots", config.model.slots, 1),
         ("model.max_context", config.model.max_context, 32),
         ("sampling.max_tokens", config.sampling.max_tokens, 1),
@@ -334,6 +348,8 @@ def check(config: ExperimentConfig) -> None:
             raise ConfigError(f"config.{place}: must be at least {low}, got {value}")
     for place, value, allowed in (
         ("env.prompt_mode", config.env.prompt_mode, ("hybrid", "language")),
+        ("agent.kind", config.agent.kind, ("memory", *BASELINES)),
+        *(("evaluation.baselines", kind, BASELINES) for kind in config.evaluation.baselines),
         ("policy.kind", config.policy.kind, ("local", "openai", "anthropic")),
         ("architect.kind", config.architect.kind, ("catalog", "api")),
         ("architect.api.kind", config.architect.api.kind, ("openai", "anthropic")),
@@ -343,6 +359,12 @@ def check(config: ExperimentConfig) -> None:
     ):
         if value not in allowed:
             raise ConfigError(f"config.{place}: {value!r} is none of {', '.join(allowed)}")
+    if config.agent.carry_memory and config.agent.kind != "memory":
+        raise ConfigError(
+            f"config.agent: carry_memory needs kind 'memory', got {config.agent.kind!r}, which has none"
+        )
+    if len(set(config.evaluation.baselines)) < len(config.evaluation.baselines):
+        raise ConfigError("config.evaluation.baselines: a kind is listed twice; list it once")
     if config.env.name != "minihack" and config.env.task.startswith("MiniHack"):
         own = {
             "nethack": "NetHackChallenge",

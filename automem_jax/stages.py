@@ -23,6 +23,10 @@ COMPARISONS = (
     ("specialist_best", "base_best"),
     ("specialist_best", "control_best"),
     ("control_best", "base_best"),
+    ("base_v0", "window"),
+    ("specialist_best", "window"),
+    ("base_v0", "window_cot"),
+    ("specialist_best", "window_cot"),
 )
 
 
@@ -65,6 +69,7 @@ class Stages:
         def run_template(template: Template, seeds: Sequence[int], out_dir: Path) -> list[Path]:
             return self.runner.run(template.id, template, seeds, out_dir).paths
 
+        self._needs_memory("evolve")
         with self._stage("evolve"):
             architect = make_architect(self.config.architect)
             best = evolve(self.config, self.workdir, run_template, architect)
@@ -78,6 +83,8 @@ class Stages:
         adapter_path = self.adapter(adapter)
         specialist = adapter_path.parent.name or adapter_path.name if adapter_path else ""
         name = f"{chosen.id}+{specialist}" if specialist else chosen.id
+        if self.config.agent.kind != "memory":
+            name, adapter_path = self.config.agent.kind, None
         with self._stage(f"rollout {seed_set}"):
             result = self.runner.run(
                 name,
@@ -96,6 +103,7 @@ class Stages:
         """
         from automem_jax.selection.examples import REPORT_FILE, select
 
+        self._needs_memory("select")
         out_dir = self.workdir / "select" / kind
         template = self.template("best" if self._evolved().exists() else "")
         traces = self.workdir / "traces" / "collect" / template.id
@@ -173,15 +181,18 @@ class Stages:
         """Plays every arm on the held-out seeds, writes results.json and prints the table."""
         from automem_jax.evaluation.evaluate import Arm, evaluate, print_table
 
-        arms = [self._arm(name) for name in self.config.evaluation.arms]
-        comparisons = [
-            pair
-            for pair in COMPARISONS
-            if all(name in self.config.evaluation.arms for name in pair)
-        ]
+        settings = self.config.evaluation
+        own = self.config.agent.kind
+        baselines = settings.baselines if own == "memory" else (own, *settings.baselines)
+        arms = [self._arm(name) for name in settings.arms] if own == "memory" else []
+        arms += [Arm(kind, self.template(""), None, kind) for kind in dict.fromkeys(baselines)]
+        names = [arm.name for arm in arms]
+        comparisons = [pair for pair in COMPARISONS if all(name in names for name in pair)]
 
         def run_arm(arm: Arm, seeds: Sequence[int], out_dir: Path) -> None:
-            self.runner.run(arm.name, arm.template, seeds, out_dir, adapter=arm.adapter_path)
+            self.runner.run(
+                arm.name, arm.template, seeds, out_dir, adapter=arm.adapter_path, kind=arm.kind
+            )
 
         with self._stage("evaluate"):
             results = evaluate(
@@ -217,6 +228,15 @@ class Stages:
             raise ConfigError(f"config.evaluation.arms: {unknown_key(name, settings)}")
         template, adapter = settings[name]
         return Arm(name, self.template(template), self.adapter(adapter))
+
+    def _needs_memory(self, stage: str) -> None:
+        """Raises ConfigError where the config's own agent has no memory to improve or compare."""
+        if self.config.agent.kind != "memory":
+            raise ConfigError(
+                f"config.agent.kind: {stage} needs 'memory', got {self.config.agent.kind!r}; a baseline "
+                "is played by `automem rollout` and `automem evaluate`, beside memory where "
+                "evaluation.baselines names it"
+            )
 
     def _evolved(self) -> Path:
         return self.workdir / "evolve" / "best.json"

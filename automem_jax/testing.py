@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from automem_jax.agent.grammar import OPERATIONS
+from automem_jax.agent.template import Template, operations_of
+from automem_jax.agent.validate import operations_offered
 from automem_jax.envs.base import Percept
-from automem_jax.text.messages import Completion, Request
+from automem_jax.text.messages import Completion, Request, RequestKey
 
 
 class ScriptedPolicy:
@@ -45,6 +50,114 @@ class ScriptedPolicy:
             prompt_tokens=sum(len(m.content.split()) for m in request.messages),
             completion_tokens=len(answer.split()),
         )
+
+
+class ScriptedPlayer(ScriptedPolicy):
+    """Plays any template without a model: writes and reads memory as one would, acts at random.
+
+    Which files and operations there are is taken from the template. In LOG it appends a line to a log
+    or document in about one step of three, sets a map's place in one of five, rewrites a short
+    document now and then, searches before some writes; in PLAN it looks something up in one step of
+    three. What it does depends on the request's key alone.
+
+    Args:
+      template: as the agent plays it. actions: of the environment.
+    """
+
+    def __init__(self, template: Template, actions: Sequence[str], max_batch: int = 1024) -> None:
+        super().__init__(self._reply, max_batch)
+        self._actions = [a for a in actions if a not in _NO_PLAY] or list(actions)
+        self._moves = [a for a in self._actions if _MOVE.search(a.casefold())] or self._actions
+        self._spelling = dict(template.operations)
+        self._offered = {
+            "log": operations_offered(template, "log"),
+            "plan": operations_offered(template, "plan"),
+        }
+        self._files = {
+            op: [name for name, spec in template.files.items() if op in operations_of(spec)]
+            for op in OPERATIONS
+        }
+        self._short = [
+            name
+            for name in self._files["WRITE"]
+            if 0 < template.files[name].soft_lines <= _SHORT_FILE
+        ]
+        self._keys = {name: len(spec.key) for name, spec in template.files.items() if spec.key}
+
+    def _complete(self, request: Request) -> Completion:
+        completion = super()._complete(request)
+        self.requests.clear()  # an episode of thousands of steps would not fit
+        return completion
+
+    def _reply(self, request: Request) -> str:
+        key = request.key
+        rng = random.Random(f"{key.episode} {key.step} {key.phase} {key.turn}")
+        if key.phase == "log":
+            return self._log(key, rng)
+        looks = rng.random()
+        if key.turn == 0 and looks < 0.35:
+            asked = self._ask("plan", rng)
+            if asked:
+                return f"Let me see what I know about this place. {asked}"
+        action = rng.choice(self._moves if rng.random() < 0.7 else self._actions)
+        return f"I go on with the plan. <|ACTION|>{action}<|END|>"
+
+    def _log(self, key: RequestKey, rng: random.Random) -> str:
+        parts = []
+        if key.turn == 0 and rng.random() < 0.1:
+            asked = self._ask("log", rng)
+            if asked:
+                return asked
+        if rng.random() < 0.33:
+            parts.append(self._write("APPEND", rng, _observation(key.step, rng)))
+        if rng.random() < 0.2:
+            parts.append(self._write("UPSERT", rng, _observation(key.step, rng)))
+        if self._short and rng.random() < 0.03:
+            lines = [f"{n}. {_observation(key.step, rng)}" for n in range(1, 6)]
+            text = "\n".join(lines)
+            parts.append(self._operation("log", "WRITE", rng.choice(self._short), text))
+        return "".join(part for part in parts if part) + "<|DONE|>"
+
+    def _write(self, op: str, rng: random.Random, text: str) -> str:
+        files = self._files[op]
+        if not files:
+            return ""
+        name = rng.choice(files)
+        if op == "UPSERT":
+            parts = self._keys.get(name, 1)
+            place = [str(rng.randint(1, 4))] * (parts - 2)
+            place += [str(rng.randint(-30, 30)) for _ in range(min(parts, 2))]
+            text = f"{','.join(place)}|{text}"
+        return self._operation("log", op, name, text)
+
+    def _ask(self, phase: str, rng: random.Random) -> str:
+        offered = [op for op in ("READ", "TAIL", "SEARCH") if op in self._offered[phase]]
+        offered = [op for op in offered if self._files[op]]
+        if not offered:
+            return ""
+        op = rng.choice(offered)
+        argument = {"TAIL": "10", "SEARCH": rng.choice(_THINGS)}.get(op, "")
+        return self._operation(phase, op, rng.choice(self._files[op]), argument)
+
+    def _operation(self, phase: str, op: str, name: str, text: str) -> str:
+        if op not in self._offered[phase]:
+            return ""
+        bar = f"|{text}" if text else ""
+        return f"<|{self._spelling.get(op, op)}|>{name}{bar}<|END|>"
+
+
+_SHORT_FILE = 30  # files kept below so many lines are rewritten as a whole
+_MOVE = re.compile(r"north|south|east|west|^do$|^search$")
+_NO_PLAY = ("Noop",)
+_THINGS = ("wood", "coal", "water", "stairs", "door", "table", "dog", "iron", "gold", "cow")
+
+
+def _observation(step: int, rng: random.Random) -> str:
+    """A line such as a player might note."""
+    first, second = rng.sample(_THINGS, 2)
+    side = rng.choice(("north", "east", "south", "west"))
+    outcome = rng.choice(("found", "lost sight of", "could not reach", "came back to"))
+    return f"step {step}: {outcome} {first} {rng.randint(1, 9)} {side} of the {second}"
 
 
 class ToyEnv:

@@ -3,6 +3,7 @@
 A condition is one of
   True / False
   "inv.wood >= 3"                 path, operator, literal (number, true/false/none, or text)
+  "map.hazards has north"         a list or mapping holds the literal; a text, case aside, contains it
   "plan.asks"                     a path alone: is it true (non-empty, non-zero)?
   {"all": [...]}, {"any": [...]}, {"not": cond}
   {"compare": [path, operator, value]}
@@ -12,24 +13,33 @@ Nothing is evaluated as code. A path that does not resolve makes its comparison 
 
 from __future__ import annotations
 
+import functools
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 Resolve = Callable[[str], Any]  # path -> value; raises KeyError where there is none
 
-_OPERATORS = {
+
+def _has(value: Any, wanted: Any) -> bool:
+    if isinstance(value, str):
+        return str(wanted).casefold() in value.casefold()
+    return isinstance(value, Collection) and (wanted in value or str(wanted) in value)
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
     "==": operator.eq,
     "!=": operator.ne,
     ">": operator.gt,
     "<": operator.lt,
+    "has": _has,
 }
 PATH = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*"
 _PATH = re.compile(PATH)
-_TEXT_FORM = re.compile(rf"\s*({PATH})\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*")
+_TEXT_FORM = re.compile(rf"\s*({PATH})\s*(>=|<=|==|!=|>|<|\bhas\b)\s*(.+?)\s*")
 _PLACEHOLDER = re.compile(r"\{(" + PATH + r")\}")
 _CONSTANTS = {"true": True, "false": False, "none": None}
 
@@ -39,10 +49,8 @@ def holds(condition: Any, resolve: Resolve) -> bool:
     if isinstance(condition, bool):
         return condition
     if isinstance(condition, str):
-        match = _TEXT_FORM.fullmatch(condition)
-        if match:
-            return _compare(match[1], match[2], _literal(match[3]), resolve)
-        return _truth(condition.strip(), resolve)
+        path, symbol, wanted = _parsed(condition)
+        return _compare(path, symbol, wanted, resolve) if symbol else _truth(path, resolve)
     ((kind, body),) = condition.items()
     if kind == "all":
         return all(holds(c, resolve) for c in body)
@@ -54,7 +62,7 @@ def holds(condition: Any, resolve: Resolve) -> bool:
         return _compare(*body, resolve)
     path, values = body
     try:
-        return _plain(resolve(path)) in list(values)
+        return _plain(resolve(path)) in values
     except (KeyError, TypeError):
         return False
 
@@ -80,10 +88,10 @@ def problems(condition: Any) -> Iterator[str]:
     elif kind == "not":
         yield from problems(body)
     elif kind == "compare":
-        if not _is_list(body, 3) or body[1] not in list(_OPERATORS) or not _is_path(body[0]):
+        if not _is_list(body, 3) or body[1] not in list(_OPERATORS) or not is_path(body[0]):
             yield f"'compare' needs [path, operator, value] with one of {' '.join(_OPERATORS)}"
     elif kind == "in":
-        if not _is_list(body, 2) or not _is_path(body[0]) or not _is_list(body[1]):
+        if not _is_list(body, 2) or not is_path(body[0]) or not _is_list(body[1]):
             yield "'in' needs [path, [values]]"
     else:
         yield f"unknown condition {kind!r}; known: all, any, not, compare, in"
@@ -105,6 +113,11 @@ def paths(condition: Any) -> Iterator[str]:
                 yield body[0]
 
 
+def is_path(value: Any) -> bool:
+    """Whether a value is a path by its form."""
+    return isinstance(value, str) and _PATH.fullmatch(value) is not None
+
+
 def placeholders(text: str) -> list[str]:
     """The `{path}`s of a text."""
     return _PLACEHOLDER.findall(text)
@@ -112,6 +125,8 @@ def placeholders(text: str) -> list[str]:
 
 def substitute(text: str, resolve: Resolve) -> str:
     """Puts values in for `{path}`s, in one pass: braces inside a value stay plain text."""
+    if "{" not in text:
+        return text
 
     def value(match: re.Match) -> str:
         try:
@@ -146,6 +161,15 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
+@functools.lru_cache(maxsize=1 << 14)
+def _parsed(condition: str) -> tuple[str, str, Any]:
+    """A text condition's path, operator and literal; a path alone has no operator."""
+    match = _TEXT_FORM.fullmatch(condition)
+    if match:
+        return match[1], match[2], _literal(match[3])
+    return condition.strip(), "", None
+
+
 def _compare(path: str, symbol: str, wanted: Any, resolve: Resolve) -> bool:
     try:
         return bool(_OPERATORS[symbol](_plain(resolve(path)), wanted))
@@ -161,6 +185,8 @@ def _truth(path: str, resolve: Resolve) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, (str, int, float, tuple)):  # the many; asking those for tolist is slow
+        return value
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -177,7 +203,3 @@ def _literal(text: str) -> Any:
 
 def _is_list(value: Any, length: int | None = None) -> bool:
     return isinstance(value, (list, tuple)) and length in (None, len(value))
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and _PATH.fullmatch(value) is not None

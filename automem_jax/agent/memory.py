@@ -1,23 +1,35 @@
-"""The agent's files: lines with ids, kept in RAM, every change recorded.
+"""The agent's files, kept in RAM: what each operation does and what it answers.
 
-A line's id is unique in the episode and never reused, so a trace can tell who wrote what a later
-step read. The cost of APPEND, UPSERT, TAIL and the file index does not depend on how long the
-episode has run. Nothing the model writes can raise: what cannot be done is answered in words.
+Nothing the model writes can raise: what cannot be done is answered in words that say what can. The
+cost of APPEND, UPSERT, TAIL and the file index does not depend on how long the episode has run.
 """
 
 from __future__ import annotations
 
-import bisect
-import collections
 import difflib
-import itertools
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from automem_jax.agent.grammar import READ_OPERATIONS
+from automem_jax.agent.grammar import OPERATIONS, READ_OPERATIONS
+from automem_jax.agent.memory_table import MemoryFile, MemoryTable, replay
+from automem_jax.agent.memory_texts import (
+    Lines,
+    clean,
+    count_of,
+    file_name,
+    item_line,
+    key_and_value,
+    map_key,
+    normal,
+    open_items,
+    quoted,
+    shortened,
+    split_lines,
+    stored_bytes,
+    without_repeats,
+)
 from automem_jax.agent.template import (
     NEW_FILE_SPECS,
     FileSpec,
@@ -26,11 +38,8 @@ from automem_jax.agent.template import (
     operations_of,
 )
 
-Lines = tuple[tuple[int, str], ...]
+__all__ = ["Lines", "MemoryStore", "Result", "file_name", "open_items", "replay"]
 
-_NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)*")
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
-_WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _TAIL_LINES = 10  # what TAIL shows when no number is given
 _QUERY_CHARS = 1000
@@ -60,20 +69,6 @@ class Result:
     empty: bool = False
 
 
-@dataclass
-class _File:
-    """Lines by id, in file order, and what makes single operations cheap."""
-
-    spec: FileSpec
-    lines: dict[int, str] = field(default_factory=dict)
-    ids: list[int] = field(default_factory=list)  # rising; removed ones too, since it was empty
-    known: collections.Counter = field(default_factory=collections.Counter)  # normalised texts
-    exact: collections.Counter = field(default_factory=collections.Counter)
-    keys: dict[str, int] = field(default_factory=dict)  # a map's key -> id of its line
-    key_of: dict[int, str] = field(default_factory=dict)  # and back
-    size: int = 0  # bytes of UTF-8, a newline a line
-
-
 class _Refused(Exception):
     """An operation that cannot be executed; the message is for the model."""
 
@@ -85,6 +80,7 @@ class MemoryStore:
       files: declared files by name; each is created at once, with its seed or checklist.
       limits: sizes and counts that no operation may exceed.
       new_files: whether the agent may create files of its own, and how many.
+      renamed: operation -> how the agent writes it; answers use the same word.
     """
 
     def __init__(
@@ -92,14 +88,14 @@ class MemoryStore:
         files: Mapping[str, FileSpec] | None = None,
         limits: Limits | None = None,
         new_files: NewFiles | None = None,
+        renamed: Mapping[str, str] | None = None,
     ) -> None:
         self._specs = dict(files or {})
         self._limits = limits or Limits()
         self._new_files = new_files or NewFiles()
-        self._files: dict[str, _File] = {}
-        self._next_id = 0
-        self._total = 0
-        self._changes: list[dict[str, Any]] = []
+        self._words = {op: op for op in OPERATIONS} | dict(renamed or {})
+        self._table = MemoryTable()
+        self._files = self._table.files
         self._operations: dict[str, Callable[[str, str | None], Result]] = {
             "READ": self._op_read,
             "TAIL": self._op_tail,
@@ -112,9 +108,9 @@ class MemoryStore:
             "DELETE": self._op_delete,
         }
         for name, spec in self._specs.items():
-            self._create(name)
-            seed = [_item_line(item.id, item.label, False) for item in spec.items]
-            self._append(name, self._split(seed or spec.seed, spec)[0])
+            self._table.create(name, spec)
+            seed = [item_line(item.id, item.label, False) for item in spec.items]
+            self._table.append(name, self._split(seed or spec.seed, spec)[0])
 
     # --- what the agent, the slots and the trace see -------------------------------------------
 
@@ -126,26 +122,28 @@ class MemoryStore:
           args: as split by the grammar: at most a file and a text.
           allowed: operations that the current phase offers; None for all.
         """
-        if allowed is not None and op not in allowed:
-            error = f"{op} is not allowed here; allowed: {', '.join(allowed) or 'none'}"
+        if op not in OPERATIONS or (allowed is not None and op not in allowed):
+            offered = ", ".join(self._words[o] for o in (allowed or ())) or "none"
+            error = f"{self._words.get(op, quoted(op))} is not allowed here; allowed: {offered}"
             return Result(False, f"error: {error}", error=error)
         file = None
         before = set(self._files)
+        word = self._words[op]
         try:
             text = args[1] if len(args) > 1 else None
             if text is not None and len(text) > self._limits.file_bytes:
                 raise _Refused(
-                    f"{op}: the text exceeds {self._limits.file_bytes} bytes; shorten it"
+                    f"{word}: the text exceeds {self._limits.file_bytes} bytes; shorten it"
                 )
             if op == "SEARCH":
                 return self._search(args)
             if not args or not args[0]:
-                raise _Refused(f"{op} names no file; {self._which_files()}")
+                raise _Refused(f"{word} names no file; {self._which_files()}")
             file = self._name(args[0])
             return self._operations[op](file, text)
         except _Refused as refusal:
             for name in set(self._files) - before:
-                self._delete(name)
+                self._table.delete(name)
             return Result(
                 False, f"error: {refusal}", file, str(refusal), empty=op in READ_OPERATIONS
             )
@@ -158,24 +156,12 @@ class MemoryStore:
     def tail(self, name: str, count: int) -> Lines:
         """The last `count` lines, oldest first."""
         file = self._files.get(name)
-        if file is None or count <= 0:
-            return ()
-        return tuple(reversed(list(itertools.islice(reversed(file.lines.items()), count))))
+        return file.tail(count) if file else ()
 
     def ranges(self, name: str, ids: Iterable[int]) -> list[list[int]]:
         """Runs [first, last] that cover these lines of a file and none that it holds or held besides."""
         file = self._files.get(name)
-        ever = file.ids if file else []
-        runs: list[list[int]] = []
-        expected = -1
-        for number in sorted(ids):
-            place = bisect.bisect_left(ever, number)
-            if place == expected:
-                runs[-1][1] = number
-            else:
-                runs.append([number, number])
-            expected = place + 1
-        return runs
+        return file.ranges(ids) if file else []
 
     def index(self) -> list[tuple[str, FileSpec, int]]:
         """(name, spec, number of lines) of every file: declared ones first, then the agent's."""
@@ -187,8 +173,7 @@ class MemoryStore:
 
     def changes(self) -> list[dict[str, Any]]:
         """Changes since the last call, JSON-ready and in order; `replay` rebuilds files from them."""
-        taken, self._changes = self._changes, []
-        return taken
+        return self._table.changes()
 
     # --- what the system does by itself; no operation claims these lines ------------------------
 
@@ -196,53 +181,80 @@ class MemoryStore:
         """Appends text to a declared file on the system's behalf, under the file's dedupe rule."""
         file = self._files[name]
         texts = self._unknown(file, self._split(text, file.spec)[0])
-        if self._room(file, texts) is None:
-            self._append(name, texts)
+        if self._no_room(file, texts) is None:
+            self._table.append(name, texts)
 
     def set_lines(self, name: str, text: str) -> None:
         """Rewrites a declared file (kind auto) unless it holds this text already."""
         file = self._files[name]
         texts = self._split(text, file.spec)[0]
         if list(file.lines.values()) != texts:
-            self._remove(name, list(file.lines))
-            self._append(name, texts)
+            self._table.remove(name, list(file.lines))
+            self._table.append(name, texts)
+
+    def put(self, name: str, text: str, kind: str = "document") -> None:
+        """Puts an imported file's text in the place of what the store holds under this name.
+
+        Args:
+          name: a declared file, which keeps its rules, or one of the agent's own, made where it is
+            missing.
+          text: the file's lines.
+          kind: of a file that has to be made: document or map.
+
+        Raises:
+          ValueError: a name or size that the limits do not allow.
+        """
+        if file_name(name, self._limits.name_chars) != name:
+            raise ValueError(f"file name {quoted(name)} has another spelling; rename it")
+        file = self._files.get(name)
+        spec = file.spec if file else NEW_FILE_SPECS[kind]
+        texts = self._split(text, spec)[0]
+        problem = self._no_room(file or MemoryFile(spec), texts, replaced=file.size if file else 0)
+        if file is None and len(self._files) >= self._limits.files:
+            problem = f"there may be {self._limits.files} files"
+        if problem:
+            raise ValueError(f"file {name!r} cannot be put into memory: {problem}")
+        if file is None:
+            self._table.create(name, spec)
+        else:
+            self._table.remove(name, list(file.lines))
+        self._table.append(name, texts)
 
     def tick(self, name: str, item: str) -> None:
         """Ticks a checklist's item on the system's behalf."""
         self._check(name, item)
 
     def prune(self) -> None:
-        """Cuts files above `hard_lines` down to their pinned head and their last `keep_lines`."""
+        """Cuts files above `hard_lines` down to their pinned lines and their last `keep_lines`."""
         for name, file in self._files.items():
-            spec = file.spec
-            if spec.hard_lines and len(file.lines) > spec.hard_lines:
-                keep = spec.keep_lines or spec.hard_lines - spec.pin_head
-                ids = list(file.lines)
-                self._remove(name, ids[spec.pin_head : max(spec.pin_head, len(ids) - keep)])
+            self._table.remove(name, file.excess())
 
     # --- operations -----------------------------------------------------------------------------
 
     def _op_read(self, name: str, text: str | None) -> Result:
         del text
-        return self._show("READ", name, self._get("READ", name).lines.items(), "empty")
+        lines = self._get("READ", name).lines
+        return self._show("READ", name, lines.items(), len(lines))
 
     def _op_tail(self, name: str, text: str | None) -> Result:
         self._get("TAIL", name)
         wanted = (text or str(_TAIL_LINES)).strip()
         if not _NUMBER.fullmatch(wanted):
-            raise _Refused(f"TAIL {name}: {_quote(wanted)} is no number of lines; write 1 or more")
-        return self._show("TAIL", name, self.tail(name, int(wanted)), "empty")
+            raise _Refused(
+                f"{self._words['TAIL']} {name}: {quoted(wanted)} is no number of lines; "
+                "write 1 or more"
+            )
+        return self._show_last("TAIL", name, self.tail(name, int(wanted)))
 
     def _op_count(self, name: str, text: str | None) -> Result:
+        word = self._words["COUNT"]
         lines = self._get("COUNT", name).lines
         if not text:
-            return Result(True, f"COUNT {name}: {_lines(len(lines))}", name, empty=not lines)
-        if len(text) > _QUERY_CHARS:
-            raise _Refused(f"COUNT: the query is too long; at most {_QUERY_CHARS} characters")
-        found = sum(1 for line in lines.values() if _matches(_words(text), line))
-        return Result(
-            True, f"COUNT {name}: {_lines(found)} with {_quote(text)}", name, empty=not found
-        )
+            return Result(True, f"{word} {name}: {count_of(len(lines))}", name, empty=not lines)
+        words = self._query("COUNT", text)
+        found = sum(1 for line in lines.values() if _matches(words, line))
+        answer = f"{word} {name}: {count_of(found)} with {quoted(text)}"
+        return Result(True, answer, name, empty=not found)
 
     def _search(self, args: Sequence[str]) -> Result:
         name, query = None, args[0] if args else ""
@@ -251,135 +263,165 @@ class MemoryStore:
             if args[0]:
                 name = self._name(args[0])
                 self._get("SEARCH", name)
-        if len(query) > _QUERY_CHARS:
-            raise _Refused(f"SEARCH: the query is too long; at most {_QUERY_CHARS} characters")
-        words = _words(query)
+        words = self._query("SEARCH", query)
         if not words:
-            raise _Refused("SEARCH has no words to look for; write SEARCH with file|words")
-        names = [name] if name else [n for n, f in self._files.items() if _may(f.spec, "SEARCH")]
+            raise _Refused(
+                f"{self._words['SEARCH']} has no words to look for; write "
+                f"{self._words['SEARCH']} with file|words"
+            )
+        names = (
+            [name]
+            if name
+            else [n for n, f in self._files.items() if "SEARCH" in operations_of(f.spec)]
+        )
         hits = [
-            (number, line, n)
+            (number, line if name else f"{n}: {line}")
             for n in names
             for number, line in self._files[n].lines.items()
             if _matches(words, line)
         ]
         where = name or "all files"
         if not hits:
-            return Result(True, f"SEARCH {where}: nothing with {_quote(query)}", name, empty=True)
+            answer = f"{self._words['SEARCH']} {where}: nothing with {quoted(query)}"
+            return Result(True, answer, name, empty=True)
         shown = hits[-self._limits.search_hits :]
-        texts = [(number, line if name else f"{n}: {line}") for number, line, n in shown]
-        answer, read = self._cut(texts)
+        answer, read = self._cut_first(shown)
         left = f" (last {len(shown)} of {len(hits)})" if len(shown) < len(hits) else ""
-        return Result(True, f"SEARCH {where}{left}:\n{answer}", name, read=read)
+        return Result(True, f"{self._words['SEARCH']} {where}{left}:\n{answer}", name, read=read)
 
     def _op_append(self, name: str, text: str | None) -> Result:
+        word = self._words["APPEND"]
+        nothing = f"{word} {name}: no text; write {word} with file|text"
         if not text:
-            raise _Refused(f"APPEND {name}: no text; write APPEND with file|text")
+            raise _Refused(nothing)
         file = self._get("APPEND", name, create=True)
         texts, cut = self._split(text, file.spec)
         if not texts:
-            raise _Refused(f"APPEND {name}: no text; write APPEND with file|text")
-        redundant = all(_normal(line) in file.known for line in texts)
+            raise _Refused(nothing)
+        redundant = all(normal(line) in file.known for line in texts)
         kept = self._unknown(file, texts)
         self._fit("APPEND", name, file, kept)
-        ids = self._append(name, kept)
+        ids = self._table.append(name, kept)
         if not kept:
-            return Result(True, f"APPEND {name}: already there", name, redundant=True)
+            return Result(True, f"{word} {name}: already there", name, redundant=True)
         note = self._notes(file, cut, len(texts) - len(kept))
         return Result(
-            True, f"APPEND {name}: {_lines(len(ids))}{note}", name, wrote=ids, redundant=redundant
+            True, f"{word} {name}: {count_of(len(ids))}{note}", name, wrote=ids, redundant=redundant
         )
 
     def _op_write(self, name: str, text: str | None) -> Result:
+        word = self._words["WRITE"]
         if text is None:
-            raise _Refused(f"WRITE {name}: no text; write WRITE with file|text")
+            raise _Refused(f"{word} {name}: no text; write {word} with file|text")
         file = self._get("WRITE", name, create=True)
         texts, cut = self._split(text, file.spec)
-        texts = _dedupe(texts, file.spec.dedupe)
-        old = list(file.lines)
-        redundant = bool(old) and [_normal(t) for t in file.lines.values()] == [
-            _normal(t) for t in texts
-        ]
+        texts = without_repeats(texts, file.spec.dedupe)
+        redundant = bool(file.lines) and list(map(normal, file.lines.values())) == list(
+            map(normal, texts)
+        )
         self._fit("WRITE", name, file, texts, replaced=file.size)
-        self._remove(name, old)
-        ids = self._append(name, texts)
+        self._table.remove(name, list(file.lines))
+        ids = self._table.append(name, texts)
         note = self._notes(file, cut, 0)
         return Result(
-            True, f"WRITE {name}: {_lines(len(ids))}{note}", name, wrote=ids, redundant=redundant
+            True, f"{word} {name}: {count_of(len(ids))}{note}", name, wrote=ids, redundant=redundant
         )
 
     def _op_create(self, name: str, text: str | None) -> Result:
+        word = self._words["CREATE"]
         if name in self._files:
-            raise _Refused(f"CREATE {name}: it exists; use APPEND or WRITE")
+            offered = self._offered(self._files[name].spec)
+            raise _Refused(f"{word} {name}: it exists; it takes {offered}")
         file = self._get("CREATE", name, create=True)
         texts, cut = self._split(text or "", file.spec)
         self._fit("CREATE", name, file, texts)
-        ids = self._append(name, texts)
-        return Result(
-            True, f"CREATE {name}: {_lines(len(ids))}{self._notes(file, cut, 0)}", name, wrote=ids
-        )
+        ids = self._table.append(name, texts)
+        note = self._notes(file, cut, 0)
+        return Result(True, f"{word} {name}: {count_of(len(ids))}{note}", name, wrote=ids)
 
     def _op_upsert(self, name: str, text: str | None) -> Result:
+        word = self._words["UPSERT"]
         file = self._get("UPSERT", name, create=True)
         fields = file.spec.key
-        form = f"UPSERT with file|{','.join(fields) or 'key'}|text"
+        form = f"{word} with file|{','.join(fields) or 'key'}|text"
         key, bar, value = (text or "").partition("|")
-        if not bar:
-            key, bar, value = (text or "").partition(":")
-        key = _map_key(key)
-        value = " / ".join(line.strip() for line in _split_lines(value))
-        if not bar or not key.strip(",") or not value:
-            raise _Refused(f"UPSERT {name}: needs a key and a text; write {form}")
+        key, value = (map_key(key), value) if bar else key_and_value(text or "")
+        value = " / ".join(line.strip() for line in split_lines(value))
+        if not key.strip(",") or not value:
+            raise _Refused(f"{word} {name}: needs a key and a text; write {form}")
         if fields and key.count(",") + 1 != len(fields):
             raise _Refused(
-                f"UPSERT {name}: key {_quote(key)} must have {len(fields)} parts; write {form}"
+                f"{word} {name}: key {quoted(key)} must have {len(fields)} parts; write {form}"
             )
+        limit = file.spec.max_line_chars
+        if limit and len(key) + 4 > limit:
+            raise _Refused(f"{word} {name}: key {quoted(key)} is too long; lines hold {limit}")
         (line,), cut = self._split([f"{key}: {value}"], file.spec)
         old = file.keys.get(key)
-        redundant = old is not None and _normal(file.lines[old]) == _normal(line)
+        redundant = old is not None and normal(file.lines[old]) == normal(line)
         if redundant and file.spec.dedupe != "none":
-            return Result(True, f"UPSERT {name}: already there", name, redundant=True)
-        replaced = _bytes(file.lines[old]) if old is not None else 0
+            return Result(True, f"{word} {name}: already there", name, redundant=True)
+        replaced = stored_bytes(file.lines[old]) if old is not None else 0
         self._fit("UPSERT", name, file, [line], replaced=replaced)
+        pinned = old in file.pinned
         if old is not None:
-            self._remove(name, [old])
-        ids = self._append(name, [line], key)
-        verb = "added" if old is None else "replaced"
-        return Result(
-            True,
-            f"UPSERT {name}: {verb} {key}{self._notes(file, cut, 0)}",
-            name,
-            wrote=ids,
-            redundant=redundant,
-        )
+            self._table.remove(name, [old])
+        ids = self._table.append(name, [line], key)
+        if pinned:
+            file.pinned.update(ids)
+        answer = f"{word} {name}: {'added' if old is None else 'replaced'} {key}"
+        note = self._notes(file, cut, 0)
+        return Result(True, answer + note, name, wrote=ids, redundant=redundant)
 
     def _op_check(self, name: str, text: str | None) -> Result:
+        word = self._words["CHECK"]
         file = self._get("CHECK", name)
         items = {item.id.casefold(): item.id for item in file.spec.items}
-        wanted = items.get(" ".join((text or "").split()).casefold())
+        wanted = items.get(" ".join((text or "")[:_QUERY_CHARS].split()).casefold())
         if wanted is None:
             near = difflib.get_close_matches((text or "")[:80].casefold(), items, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]}?" if near else f"items: {', '.join(items.values())}"
-            raise _Refused(f"CHECK {name}: no item {_quote(text or '')}; {hint}")
+            raise _Refused(f"{word} {name}: no item {quoted(text or '')}; {hint}")
         ids = self._check(name, wanted)
         if not ids:
-            return Result(True, f"CHECK {name}: {wanted} was done", name, redundant=True)
-        return Result(True, f"CHECK {name}: {wanted} done", name, wrote=ids)
+            return Result(True, f"{word} {name}: {wanted} was done", name, redundant=True)
+        return Result(True, f"{word} {name}: {wanted} done", name, wrote=ids)
 
     def _op_delete(self, name: str, text: str | None) -> Result:
+        word = self._words["DELETE"]
         file = self._get("DELETE", name)
         if not text:
             count = len(file.lines)
-            self._delete(name)
+            self._table.delete(name)
             if name in self._specs:
-                self._create(name)
-            return Result(True, f"DELETE {name}: {_lines(count)} gone", name)
-        wanted = {_normal(line) for line in _split_lines(text)}
-        ids = [number for number, line in file.lines.items() if _normal(line) in wanted]
+                self._table.create(name, file.spec)
+            return Result(True, f"{word} {name}: {count_of(count)} gone", name)
+        wanted = {normal(line) for line in split_lines(text)}
+        ids = [number for number, line in file.lines.items() if normal(line) in wanted]
+        if not ids and map_key(text[:_QUERY_CHARS]) in file.keys:
+            ids = [file.keys[map_key(text[:_QUERY_CHARS])]]
         if not ids:
-            raise _Refused(f"DELETE {name}: no such line; give a whole line, or no text for all")
-        self._remove(name, ids)
-        return Result(True, f"DELETE {name}: {_lines(len(ids))} gone", name)
+            raise _Refused(f"{word} {name}: no such line; give a whole line, or no text for all")
+        self._table.remove(name, ids)
+        return Result(True, f"{word} {name}: {count_of(len(ids))} gone", name)
+
+    def _check(self, name: str, item: str) -> tuple[int, ...]:
+        """Ticks an item in place, or adds it where its line is gone; () if it was ticked."""
+        file = self._files[name]
+        label = next(i.label for i in file.spec.items if i.id == item)
+        (unticked, ticked), _ = self._split(
+            [item_line(item, label, False), item_line(item, label, True)], file.spec
+        )
+        if unticked in file.exact:
+            for at, (number, line) in enumerate(file.lines.items()):
+                if line == unticked:
+                    pinned = number in file.pinned
+                    self._table.remove(name, [number])
+                    ids = self._table.insert(name, at, [ticked])
+                    if pinned:
+                        file.pinned.update(ids)
+                    return ids
+        return () if ticked in file.exact else self._table.append(name, [ticked])
 
     # --- names, texts, limits -------------------------------------------------------------------
 
@@ -389,285 +431,122 @@ class MemoryStore:
         except ValueError as error:
             raise _Refused(str(error)) from None
 
-    def _get(self, op: str, name: str, create: bool = False) -> _File:
-        file = self._files.get(name)
+    def _get(self, op: str, name: str, create: bool = False) -> MemoryFile:
+        word, file = self._words[op], self._files.get(name)
         if file is None:
             near = difflib.get_close_matches(name, self._files, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else self._which_files()
             if not create or not self._new_files.allow:
-                raise _Refused(f"{op} {name}: no such file; {hint}")
+                raise _Refused(f"{word} {name}: no such file; {hint}")
             own = sum(1 for n in self._files if n not in self._specs)
-            most = min(self._new_files.max, self._limits.files - len(self._specs))
+            most = max(0, min(self._new_files.max, self._limits.files - len(self._specs)))
             if own >= most:
-                raise _Refused(f"{op} {name}: no more than {most} new files; {hint}")
-            return self._create(name, "map" if op == "UPSERT" else "document")
-        if not _may(file.spec, op) and op != "CREATE":
-            offered = ", ".join(operations_of(file.spec)) or "none"
-            raise _Refused(f"{op} {name}: not allowed on this file; allowed: {offered}")
+                raise _Refused(f"{word} {name}: no more than {most} new files; {hint}")
+            return self._table.create(name, NEW_FILE_SPECS["map" if op == "UPSERT" else "document"])
+        if op not in operations_of(file.spec) and op != "CREATE":
+            raise _Refused(
+                f"{word} {name}: not allowed on this file; allowed: {self._offered(file.spec)}"
+            )
         return file
+
+    def _offered(self, spec: FileSpec) -> str:
+        return ", ".join(self._words[op] for op in operations_of(spec)) or "none"
 
     def _which_files(self) -> str:
         return f"files: {', '.join(self._files) or 'none'}"
 
+    def _query(self, op: str, text: str) -> list[str]:
+        if len(text) > _QUERY_CHARS:
+            raise _Refused(
+                f"{self._words[op]}: the query is too long; at most {_QUERY_CHARS} characters"
+            )
+        return clean(text).casefold().split()
+
     def _split(self, text: str | Sequence[str], spec: FileSpec) -> tuple[list[str], int]:
         """Clean lines without blanks, and how many were cut to `max_line_chars`."""
-        texts = _split_lines(text) if isinstance(text, str) else [_clean(line) for line in text]
+        texts = split_lines(text) if isinstance(text, str) else [clean(line) for line in text]
         limit = spec.max_line_chars
         if not limit:
             return texts, 0
         cut = sum(1 for line in texts if len(line) > limit)
         return [line if len(line) <= limit else line[: limit - 2] + " …" for line in texts], cut
 
-    def _unknown(self, file: _File, texts: list[str]) -> list[str]:
+    def _unknown(self, file: MemoryFile, texts: list[str]) -> list[str]:
         """The lines that the file's dedupe rule lets in."""
         if file.spec.dedupe == "exact":
-            return [t for t in _dedupe(texts, "exact") if t not in file.exact]
+            return [t for t in without_repeats(texts, "exact") if t not in file.exact]
         if file.spec.dedupe == "normalized":
-            return [t for t in _dedupe(texts, "normalized") if _normal(t) not in file.known]
+            return [t for t in without_repeats(texts, "normalized") if normal(t) not in file.known]
         return texts
 
-    def _room(self, file: _File, texts: list[str], replaced: int = 0) -> str | None:
+    def _no_room(self, file: MemoryFile, texts: list[str], replaced: int = 0) -> str | None:
         """Why these lines do not fit; None if they do."""
-        size = sum(map(_bytes, texts)) - replaced
+        size = sum(map(stored_bytes, texts)) - replaced
         if file.size + size > self._limits.file_bytes:
-            return f"the file would exceed {self._limits.file_bytes} bytes; shorten it first"
-        if self._total + size > self._limits.total_bytes:
-            return f"all files would exceed {self._limits.total_bytes} bytes; shorten one first"
+            return f"the file would exceed {self._limits.file_bytes} bytes"
+        if self._table.total + size > self._limits.total_bytes:
+            return f"all files would exceed {self._limits.total_bytes} bytes"
         return None
 
-    def _fit(self, op: str, name: str, file: _File, texts: list[str], replaced: int = 0) -> None:
-        problem = self._room(file, texts, replaced)
-        if problem:
-            raise _Refused(f"{op} {name}: {problem}")
+    def _fit(
+        self, op: str, name: str, file: MemoryFile, texts: list[str], replaced: int = 0
+    ) -> None:
+        problem = self._no_room(file, texts, replaced)
+        if problem is None:
+            return
+        ways = [self._words[o] for o in ("WRITE", "DELETE") if o in operations_of(file.spec)]
+        mend = f"shorten it first with {' or '.join(ways)}" if ways else "write less, or elsewhere"
+        raise _Refused(f"{self._words[op]} {name}: {problem}; {mend}")
 
-    def _notes(self, file: _File, cut: int, dropped: int) -> str:
+    def _notes(self, file: MemoryFile, cut: int, dropped: int) -> str:
         """What the model should know about a write that succeeded."""
         notes = []
         if dropped:
-            notes.append(f"{_lines(dropped)} already there")
+            notes.append(f"{count_of(dropped)} already there")
         if cut:
-            notes.append(f"{_lines(cut)} cut to {file.spec.max_line_chars} characters")
+            notes.append(f"{count_of(cut)} cut to {file.spec.max_line_chars} characters")
         if file.spec.soft_lines and len(file.lines) > file.spec.soft_lines:
-            notes.append(f"{_lines(len(file.lines))} now, keep it under {file.spec.soft_lines}")
+            notes.append(f"{count_of(len(file.lines))} now, keep it under {file.spec.soft_lines}")
         return f" ({'; '.join(notes)})" if notes else ""
 
-    def _show(self, op: str, name: str, lines: Iterable[tuple[int, str]], nothing: str) -> Result:
-        answer, read = self._cut(lines)
-        if not read:
-            return Result(True, f"{op} {name}: {nothing}", name, empty=True)
-        return Result(True, f"{op} {name}:\n{answer}", name, read=read)
+    # --- answers of bounded length --------------------------------------------------------------
 
-    def _cut(self, lines: Iterable[tuple[int, str]]) -> tuple[str, tuple[int, ...]]:
-        """Lines up to `read_chars`, a mark where some were left out, and the ids shown."""
-        shown, ids, used, left = [], [], 0, 0
+    def _show(self, op: str, name: str, lines: Iterable[tuple[int, str]], count: int) -> Result:
+        """The first lines that `read_chars` holds, and how many there are besides."""
+        shown, ids, used = [], [], 0
         for number, line in lines:
-            if left or shown and used + len(line) > self._limits.read_chars:
-                left += 1
-                continue
-            line = line[: self._limits.read_chars]
+            if shown and used + len(line) > self._limits.read_chars:
+                break
+            shown.append(shortened(line, self._limits.read_chars))
             used += len(line) + 1
-            shown.append(line)
             ids.append(number)
-        if left:
-            shown.append(f"[{_lines(left)} left out; use TAIL or SEARCH]")
-        return "\n".join(shown), tuple(ids)
+        if count > len(shown):
+            more = f"use {self._words['TAIL']} or {self._words['SEARCH']}"
+            shown.append(f"[{count_of(count - len(shown))} left out; {more}]")
+        return self._shown(op, name, "\n".join(shown), tuple(ids))
 
-    # --- the only places that change lines, each leaving its change -----------------------------
+    def _show_last(self, op: str, name: str, lines: Lines) -> Result:
+        return self._shown(op, name, *self._cut_first(lines))
 
-    def _create(self, name: str, kind: str = "document") -> _File:
-        self._changes.append({"op": "create", "file": name})
-        self._files[name] = _File(self._specs.get(name) or NEW_FILE_SPECS[kind])
-        return self._files[name]
+    def _shown(self, op: str, name: str, answer: str, read: tuple[int, ...]) -> Result:
+        if not read:
+            return Result(True, f"{self._words[op]} {name}: empty", name, empty=True)
+        return Result(True, f"{self._words[op]} {name}:\n{answer}", name, read=read)
 
-    def _append(self, name: str, texts: Sequence[str], key: str = "") -> tuple[int, ...]:
-        """Adds lines at the end. A map's get their key: `key`, or what stands before their colon."""
-        file = self._files[name]
-        ids = self._insert(name, len(file.lines), texts)
-        if file.spec.kind == "map":
-            for number, text in zip(ids, texts, strict=True):
-                own = key or (_map_key(text.partition(":")[0]) if ":" in text else "")
-                if own and own not in file.keys:
-                    file.keys[own] = number
-                    file.key_of[number] = own
-        return ids
-
-    def _insert(self, name: str, at: int, texts: Sequence[str]) -> tuple[int, ...]:
-        if not texts:
-            return ()
-        file = self._files[name]
-        new = dict(zip(itertools.count(self._next_id), texts))
-        self._next_id += len(new)
-        if at == len(file.lines):
-            file.lines.update(new)
-        else:
-            old = list(file.lines.items())
-            file.lines = dict(old[:at] + list(new.items()) + old[at:])
-        for text in texts:
-            file.known[_normal(text)] += 1
-            file.exact[text] += 1
-        file.ids.extend(new)
-        size = sum(map(_bytes, texts))
-        file.size += size
-        self._total += size
-        lines = [[number, text] for number, text in new.items()]
-        self._changes.append({"op": "insert", "file": name, "at": at, "lines": lines})
-        return tuple(new)
-
-    def _remove(self, name: str, ids: Sequence[int]) -> None:
-        if not ids:
-            return
-        file = self._files[name]
-        for number in ids:
-            text = file.lines.pop(number)
-            for counter, form in ((file.known, _normal(text)), (file.exact, text)):
-                counter[form] -= 1
-                if not counter[form]:
-                    del counter[form]
-            if number in file.key_of:
-                del file.keys[file.key_of.pop(number)]
-            file.size -= _bytes(text)
-            self._total -= _bytes(text)
-        if not file.lines:
-            file.ids.clear()
-        self._changes.append({"op": "remove", "file": name, "ids": list(ids)})
-
-    def _delete(self, name: str) -> None:
-        self._total -= self._files.pop(name).size
-        self._changes.append({"op": "delete", "file": name})
-
-    def _check(self, name: str, item: str) -> tuple[int, ...]:
-        """Ticks an item in place; () if it was ticked."""
-        file = self._files[name]
-        spec = next(i for i in file.spec.items if i.id == item)
-        open_line = _item_line(item, spec.label, False)
-        for at, (number, line) in enumerate(file.lines.items()):
-            if line == open_line:
-                self._remove(name, [number])
-                return self._insert(name, at, [_item_line(item, spec.label, True)])
-        return ()
-
-
-def replay(changes: Iterable[Mapping[str, Any]]) -> dict[str, Lines]:
-    """Rebuilds every file's (id, text) lines from a trace's changes; equals MemoryStore.snapshot().
-
-    Raises:
-      ValueError: a change does not fit what came before it.
-    """
-    files: dict[str, dict[int, str]] = {}
-    for change in changes:
-        op, name = change["op"], change["file"]
-        if op == "create":
-            files[name] = {}
-            continue
-        if name not in files:
-            raise ValueError(
-                f"memory change {op!r} on {name!r}, which does not exist; trace incomplete"
-            )
-        lines = files[name]
-        if op == "insert":
-            new = [(number, text) for number, text in change["lines"]]
-            if change["at"] == len(lines):
-                lines.update(new)
-            else:
-                old = list(lines.items())
-                files[name] = dict(old[: change["at"]] + new + old[change["at"] :])
-        elif op == "remove":
-            for number in change["ids"]:
-                if lines.pop(number, None) is None:
-                    raise ValueError(f"memory change removes line {number}, not in {name!r}")
-        elif op == "delete":
-            del files[name]
-        else:
-            raise ValueError(f"unknown memory change {op!r}; known: create, insert, remove, delete")
-    return {name: tuple(lines.items()) for name, lines in files.items()}
-
-
-def file_name(text: str, limit: int) -> str:
-    """The one spelling of a file's name: case folded, folders kept apart, nothing above the root.
-
-    Raises:
-      ValueError: too long, or not a name; in words for the model.
-    """
-    shown = _quote(text)
-    too_long = f"file name {shown} is too long; at most {limit} characters"
-    if len(text) > 4 * limit:
-        raise ValueError(too_long)
-    first_line = (text.splitlines() or [""])[0]
-    name = unicodedata.normalize("NFKC", first_line).casefold().replace("\\", "/")
-    name = "_".join(name.split()).strip("`'\"")
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    name = "/".join(parts)
-    if ".." in parts or not _NAME.fullmatch(name):
-        raise ValueError(f"bad file name {shown}; use letters, digits, _ and -")
-    if len(name) > limit:
-        raise ValueError(too_long)
-    return name
-
-
-def open_items(lines: Lines) -> Lines:
-    """A checklist's lines that are not ticked."""
-    return tuple((number, line) for number, line in lines if line.startswith("[ ]"))
-
-
-def _item_line(item: str, label: str, ticked: bool) -> str:
-    return _clean(
-        f"[{'x' if ticked else ' '}] {item}: {label}"
-        if label
-        else f"[{'x' if ticked else ' '}] {item}"
-    )
-
-
-def _may(spec: FileSpec, op: str) -> bool:
-    return op in operations_of(spec)
-
-
-def _split_lines(text: str) -> list[str]:
-    return [line for line in map(_clean, text.splitlines()) if line]
-
-
-def _clean(line: str) -> str:
-    """One line without control characters, lone surrogates and white space at its end."""
-    return _CONTROL.sub("\ufffd", " ".join(line.splitlines())).rstrip()
-
-
-def _map_key(text: str) -> str:
-    """A key's one spelling: parts without outer or repeated white space, case folded."""
-    return ",".join(" ".join(part.split()).casefold() for part in _clean(text).split(","))
-
-
-def _normal(text: str) -> str:
-    """What two lines are compared by: words and numbers, case and punctuation aside."""
-    return " ".join(_WORD.findall(text.casefold())) or text
-
-
-def _dedupe(texts: Sequence[str], rule: str) -> list[str]:
-    """Drops later copies within one write."""
-    if rule == "none":
-        return list(texts)
-    form = _normal if rule == "normalized" else str
-    first: dict[str, str] = {}
-    for text in texts:
-        first.setdefault(form(text), text)
-    return list(first.values())
-
-
-def _words(query: str) -> list[str]:
-    return query.casefold().split()
+    def _cut_first(self, lines: Sequence[tuple[int, str]]) -> tuple[str, tuple[int, ...]]:
+        """The last lines that `read_chars` holds under a mark that counts the others; their ids."""
+        shown, used = [], 0
+        for number, line in reversed(lines):
+            if shown and used + len(line) > self._limits.read_chars:
+                break
+            shown.append((number, shortened(line, self._limits.read_chars)))
+            used += len(line) + 1
+        shown.reverse()
+        left = len(lines) - len(shown)
+        mark = [f"[{count_of(left)} before these left out]"] if left else []
+        return "\n".join(mark + [line for _, line in shown]), tuple(n for n, _ in shown)
 
 
 def _matches(words: Sequence[str], line: str) -> bool:
     line = line.casefold()
     return all(word in line for word in words)
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode()) + 1
-
-
-def _lines(count: int) -> str:
-    return f"{count} line" if count == 1 else f"{count} lines"
-
-
-def _quote(text: str) -> str:
-    text = _clean(" ".join(text[:80].split()))
-    return f"'{text[:40]}…'" if len(text) > 40 else f"'{text}'"

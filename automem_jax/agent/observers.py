@@ -1,20 +1,28 @@
 """Observers: small programs of ours that a template configures, from percepts to paths.
 
 An observer sees every percept in order and offers values at `<id>.<output>`, for slots, conditions
-and `{path}`s. Its bands, if any, offer one text at `<id>.text`.
+and `{path}`s. Its bands, if any, offer one text at `<id>.text`, in place of its own.
+
+A class says what it takes and gives: PARAMS and OUTPUTS (names); MAPPINGS (outputs whose keys are
+paths too); SCOPE (it is given `resolve` and looks at other observers); FILES (it is shown the file
+index by `observe_files`). Docstrings tell the meaning of each.
 """
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from automem_jax.agent import conditions, params
 from automem_jax.agent.conditions import holds, substitute
 from automem_jax.agent.effects import ObsDiff
+from automem_jax.agent.entities import Entities
+from automem_jax.agent.game_status import Delta, Events, GamePrompt, Inventory, Status, Vitals
+from automem_jax.agent.navigation import Explore, GoalNav, Pose
 from automem_jax.agent.paths import descend, percept_value
-from automem_jax.agent.template import ObserverSpec
-from automem_jax.config import ConfigError
+from automem_jax.agent.reminders import ActionWindow, Advisor, FileHealth, FileIndex, Since
+from automem_jax.agent.surroundings import GlyphMap
+from automem_jax.agent.template import GuardSpec, ObserverSpec
 from automem_jax.envs.base import Percept
 
 
@@ -25,107 +33,161 @@ class Observer(Protocol):
         """Takes the next percept; percept.action is what led to it."""
 
     def outputs(self) -> dict[str, Any]:
-        """Values by output name, as of the last percept."""
+        """Values by output name, as of the last percept. Changes nothing; asked at most once a
+        percept, and only if some path leads here."""
 
 
-class ActionWindow:
-    """The last actions. Param: size. Outputs: recent (oldest first); repeats (how often the last
-    action was taken in a row); reversals (A B A patterns in the window); unique (distinct actions)."""
-
-    OUTPUTS = ("recent", "repeats", "reversals", "unique")
-    PARAMS = ("size",)
-
-    def __init__(self, size: int = 16) -> None:
-        self._recent: collections.deque[str] = collections.deque(maxlen=size)
-        self._repeats = 0
-
-    def update(self, percept: Percept) -> None:
-        if percept.action is None:
-            return
-        same = bool(self._recent) and self._recent[-1] == percept.action
-        self._repeats = self._repeats + 1 if same else 1
-        self._recent.append(percept.action)
-
-    def outputs(self) -> dict[str, Any]:
-        recent = tuple(self._recent)
-        triples = zip(recent, recent[1:], recent[2:], strict=False)
-        return {
-            "recent": recent,
-            "repeats": self._repeats,
-            "reversals": sum(1 for a, b, c in triples if a == c != b),
-            "unique": len(set(recent)),
-        }
+OBSERVERS: dict[str, type] = {
+    "obs_diff": ObsDiff,
+    "action_window": ActionWindow,
+    "delta": Delta,
+    "since": Since,
+    "vitals": Vitals,
+    "entities": Entities,
+    "glyph_map": GlyphMap,
+    "ascii_map": GlyphMap,
+    "pose": Pose,
+    "explore": Explore,
+    "goal_nav": GoalNav,
+    "game_prompt": GamePrompt,
+    "status": Status,
+    "inventory": Inventory,
+    "events": Events,
+    "advisor": Advisor,
+    "file_health": FileHealth,
+}
+_MAPPINGS = ("adjacent", "around")  # outputs by direction, of any class
 
 
-class Events:
-    """What has been achieved. Params: path (a percept path holding names, or names -> reached or
-    not); all (every name there is). Outputs: done (in order of appearance), new (since the last
-    percept), remaining."""
-
-    OUTPUTS = ("done", "new", "remaining")
-    PARAMS = ("path", "all")
-
-    def __init__(self, path: str, all: Sequence[str] = ()) -> None:
-        self._path = path
-        self._all = tuple(all)
-        self._done: dict[str, None] = {}
-        self._new: tuple[str, ...] = ()
-
-    def update(self, percept: Percept) -> None:
-        value = percept_value(percept, self._path)
-        if value is None:
-            value = ()
-        if not isinstance(value, Iterable) or isinstance(value, str):
-            raise ConfigError(
-                f"events: {self._path} holds {value!r}; name a path that holds names, or names -> "
-                "reached or not"
-            )
-        if isinstance(value, Mapping):
-            self._all = self._all or tuple(value)
-            value = [name for name, reached in value.items() if reached]
-        self._new = tuple(str(name) for name in value if str(name) not in self._done)
-        self._done.update(dict.fromkeys(self._new))
-
-    def outputs(self) -> dict[str, Any]:
-        remaining = tuple(name for name in self._all if name not in self._done)
-        return {"done": tuple(self._done), "new": self._new, "remaining": remaining}
+def outputs_of(spec: ObserverSpec) -> tuple[str, ...]:
+    """The outputs of an observer of a known type."""
+    outputs = tuple(OBSERVERS[spec.type].OUTPUTS)
+    return (*outputs, "text") if spec.bands and "text" not in outputs else outputs
 
 
-OBSERVERS: dict[str, type] = {"obs_diff": ObsDiff, "action_window": ActionWindow, "events": Events}
+def has_output(spec: ObserverSpec, path: str) -> bool:
+    """Whether `path` (below the observer's id) is an output, or leads into one that is a mapping."""
+    name, _, deeper = path.partition(".")
+    mappings = (*getattr(OBSERVERS[spec.type], "MAPPINGS", ()), *_MAPPINGS)
+    return name in outputs_of(spec) and (not deeper or name in mappings)
 
 
-def percept_paths(spec: ObserverSpec) -> list[Any]:
-    """Percept paths that an observer reads, as its params give them."""
-    paths = spec.params.get("paths", ())
-    one = [spec.params["path"]] if "path" in spec.params else []
-    return [*one, *(paths if isinstance(paths, (list, tuple)) else ())]
+def percept_paths(spec: ObserverSpec | GuardSpec) -> list[Any]:
+    """Percept paths that an observer or a guard reads, as its params give them; other paths may be
+    among them where its type takes any."""
+    found = []
+    for name, value in spec.params.items():
+        if not params.faults(spec.type, name, value):
+            for _, kind, path in params.references(spec.type, name, value):
+                if kind in ("percept path", "path"):
+                    found.append(path)
+    return found
+
+
+def update_order(specs: Mapping[str, ObserverSpec]) -> tuple[list[str], list[list[str]]]:
+    """Observers in an order in which each comes after those that it looks at, and the rings in
+    which some look at each other (ids, or "id.text" for an observer's bands)."""
+    order: list[str] = []
+    rings: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(node: str, trail: list[str]) -> None:
+        if node in trail:
+            rings.append([*trail[trail.index(node) :], node])
+        elif node not in done:
+            for other in _looks_at(node, specs):
+                visit(other, [*trail, node])
+            done.add(node)
+            if node in specs:
+                order.append(node)
+
+    for name in specs:
+        visit(name, [])
+        if specs[name].bands:
+            visit(f"{name}.text", [])
+    return order, rings
+
+
+def _looks_at(node: str, specs: Mapping[str, ObserverSpec]) -> Iterator[str]:
+    """What an observer, or the bands of one ("id.text"), must come after."""
+    name, _, text = node.partition(".")
+    spec = specs[name]
+    seen: list[str] = []
+    if text:
+        for band in spec.bands:
+            seen += _paths_in(band.when, band.text)
+        yield name
+    elif getattr(OBSERVERS.get(spec.type), "SCOPE", False):
+        for param, value in spec.params.items():
+            if params.faults(spec.type, param, value):
+                continue
+            for _, kind, held in params.references(spec.type, param, value):
+                if kind == "condition":
+                    seen += _paths_in(held, "")
+                elif kind == "text":
+                    seen += _paths_in(True, held)
+                else:
+                    seen.append(held)
+    for path in seen:
+        root, _, rest = path.partition(".")
+        if root in specs:
+            yield path if rest == "text" and specs[root].bands else root
+
+
+def _paths_in(condition: Any, text: str) -> list[str]:
+    wrong = any(True for _ in conditions.problems(condition))
+    return [*([] if wrong else conditions.paths(condition)), *conditions.placeholders(text)]
 
 
 class Scope:
     """Resolves the paths of a template: `percept.*` and `<observer>.*`.
 
     `percept.name` is an attribute of Percept or, failing that, one of its fields, and goes on into
-    nested mappings.
+    nested mappings. Observers take every percept at once; what they offer, and their bands, is
+    worked out when a path leads to it, once a percept.
     """
 
     def __init__(self, specs: Mapping[str, ObserverSpec]) -> None:
         self._specs = dict(specs)
-        self._observers = {
-            name: OBSERVERS[spec.type](**spec.params) for name, spec in self._specs.items()
-        }
+        self._observers: dict[str, Any] = {}
+        for name in update_order(self._specs)[0]:
+            spec = self._specs[name]
+            cls = OBSERVERS[spec.type]
+            extra = {"resolve": self.resolve} if getattr(cls, "SCOPE", False) else {}
+            self._observers[name] = cls(**spec.params, **extra)
+        self._updates = tuple(observer.update for observer in self._observers.values())
+        self._watchers = tuple(o for o in self._observers.values() if getattr(o, "FILES", False))
+        self._files_tell = tuple(
+            name
+            for name, observer in self._observers.items()
+            if getattr(observer, "FILES", False) or getattr(observer, "SCOPE", False)
+        )
+        self._banded = {name: spec.bands for name, spec in self._specs.items() if spec.bands}
         self._outputs: dict[str, dict[str, Any]] = {}
+        self._texts: dict[str, str | None] = {}
         self._percept: Percept | None = None
 
     def update(self, percept: Percept) -> None:
-        """Takes the next percept; bands see this percept's outputs of all observers."""
+        """Takes the next percept."""
         self._percept = percept
-        for name, observer in self._observers.items():
-            observer.update(percept)
-            self._outputs[name] = observer.outputs()
-        for name, spec in self._specs.items():
-            if spec.bands:
-                texts = (b.text for b in spec.bands if holds(b.when, self.resolve))
-                self._outputs[name]["text"] = substitute(next(texts, ""), self.resolve)
+        self._forget()
+        for update in self._updates:
+            update(percept)
+
+    def update_files(self, index: FileIndex, written: Iterable[str] = ()) -> None:
+        """Takes the files as they are now.
+
+        Args:
+          index: MemoryStore.index().
+          written: names of files that were written to since the last call; a file whose number of
+            lines changed counts without being named.
+        """
+        if self._watchers:
+            for observer in self._watchers:
+                observer.observe_files(index, written)
+            for name in self._files_tell:  # what others offer follows from percepts alone
+                self._outputs.pop(name, None)
+            self._texts.clear()
 
     def resolve(self, path: str) -> Any:
         """The value at a path.
@@ -136,6 +198,34 @@ class Scope:
         root, _, rest = path.partition(".")
         if root == "percept":
             return percept_value(self._percept, path)
-        if root not in self._outputs:
-            raise KeyError(f"no observer {root!r}; observers: {', '.join(self._outputs) or 'none'}")
-        return descend(self._outputs[root], rest, path)
+        outputs = self._outputs.get(root)
+        if outputs is None:
+            outputs = self._ask(root)
+        if rest == "text" and root in self._banded:
+            return self._band(root)
+        if rest in outputs:
+            return outputs[rest]
+        return descend(outputs, rest, path)
+
+    def _ask(self, name: str) -> dict[str, Any]:
+        if name not in self._observers or self._percept is None:
+            raise KeyError(
+                f"no observer {name!r}; observers: {', '.join(self._observers) or 'none'}"
+            )
+        outputs = self._outputs[name] = self._observers[name].outputs()
+        return outputs
+
+    def _band(self, name: str) -> str:
+        if name in self._texts:
+            text = self._texts[name]
+            if text is None:
+                raise KeyError(f"{name}.text looks at itself")
+            return text
+        self._texts[name] = None
+        texts = (band.text for band in self._banded[name] if holds(band.when, self.resolve))
+        text = self._texts[name] = substitute(next(texts, ""), self.resolve)
+        return text
+
+    def _forget(self) -> None:
+        self._outputs.clear()
+        self._texts.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,24 @@ def percept_value(percept: Percept, path: str) -> Any:
     Raises:
       KeyError: the percept has no such attribute or field; the message names what it has.
     """
+    attribute, parts = _route(path)
+    if attribute:
+        return getattr(percept, attribute)
+    value: Any = percept.fields
+    for part in parts:
+        if not (type(value) is dict or isinstance(value, Mapping)) or part not in value:
+            return descend(percept.fields, ".".join(parts), path)
+        value = value[part]
+    return value
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _route(path: str) -> tuple[str, tuple[str, ...]]:
+    """A path's attribute of Percept, or else the keys below its fields."""
     name = path.removeprefix("percept.")
     if name in _PERCEPT_ATTRIBUTES:
-        return getattr(percept, name)
-    return descend(percept.fields, name.removeprefix("fields."), path)
+        return name, ()
+    return "", tuple(name.removeprefix("fields.").split("."))
 
 
 def descend(value: Any, rest: str, path: str) -> Any:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from automem_jax.agent.conditions import Resolve, as_text, holds, substitute
+from automem_jax.agent import budget as token_budget
+from automem_jax.agent.budget import CountTokens, Piece
+from automem_jax.agent.conditions import Resolve, as_text, holds, placeholders, substitute
 from automem_jax.agent.memory import Lines, MemoryStore, open_items
 from automem_jax.agent.template import SlotSpec, Template, operations_of
 from automem_jax.text.messages import Message
 
+_CONSTANT_BUILTINS = ("instructions", "actions", "memory_help")
 _HELP = {
     "READ": "<|READ|>file<|END|> shows a file",
     "SEARCH": "<|SEARCH|>file|words<|END|> shows the lines that hold all the words",
@@ -34,6 +39,8 @@ class Scene:
       instructions: the environment's, constant for the task.
       actions: legal action names. previous_action: None after a reset.
       operations: offered in this phase.
+      constants: keeps rendered slots: those that never change within an episode, and files' until they
+        change.
     """
 
     template: Template
@@ -43,26 +50,100 @@ class Scene:
     actions: Sequence[str]
     previous_action: str | None
     operations: Sequence[str]
+    constants: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A phase's first prompt.
+
+    Attributes:
+      messages: a system message (if any of its slots has content) and a user message.
+      shown: file -> ranges [first id, last id] of lines displayed.
+      cuts: what the token budget took; see schema.PhaseRecord.
+      fits: it keeps the budget.
+    """
+
+    messages: tuple[Message, ...]
+    shown: dict[str, list[list[int]]]
+    cuts: list[dict[str, Any]] = field(default_factory=list)
+    fits: bool = True
+
+
+@dataclass
+class _Rendered:
+    """A slot's content, and the ids of the lines of the file that it shows."""
+
+    text: str
+    ids: tuple[int, ...] = ()
 
 
 def render(
     system: Sequence[str], slots: Sequence[str], scene: Scene
 ) -> tuple[tuple[Message, ...], dict[str, list[list[int]]]]:
-    """A phase's first prompt, and which lines of which files it shows.
+    """A phase's first prompt without a token budget: its messages, and the lines it shows."""
+    prompt = render_within(system, slots, scene, None)
+    return prompt.messages, prompt.shown
 
-    Returns:
-      messages: a system message (if any of its slots has content) and a user message.
-      shown: file -> ranges [first id, last id] of lines displayed.
+
+def render_within(
+    system: Sequence[str],
+    slots: Sequence[str],
+    scene: Scene,
+    budget: int | None,
+    count: CountTokens | None = None,
+    reserve: int = 0,
+) -> Prompt:
+    """A phase's first prompt; slots are cut, lowest priority first, where it exceeds the budget.
+
+    Args:
+      budget: tokens at most, chat format included. None: no limit.
+      count: tokens of a conversation; estimated unless given.
+      reserve: tokens that a prompt that must be cut anyway leaves free for later turns.
     """
-    shown: dict[str, set[int]] = {}
-    messages = []
+    parts: list[tuple[str, list[Piece]]] = []
+    files: list[tuple[str, Piece, tuple[int, ...]]] = []
     for role, names in (("system", system), ("user", slots)):
-        pieces = [_slot(scene.template.slots[name], scene, shown) for name in names]
-        content = scene.template.separator.join(piece for piece in pieces if piece)
-        if content or role == "user":
-            messages.append(Message(role, content))
+        pieces = []
+        for name in names:
+            slot = scene.template.slots[name]
+            rendered = _slot(name, slot, scene)
+            if not rendered.text and not slot.empty:
+                continue
+            piece = _piece(name, slot, rendered.text or slot.empty, scene.template)
+            piece.order = (*piece.order, len(files), len(pieces))
+            pieces.append(piece)
+            if rendered.ids:
+                files.append((slot.file, piece, rendered.ids))
+        parts.append((role, pieces))
+
+    def compose(_: Sequence[Piece] = ()) -> tuple[Message, ...]:
+        messages = []
+        for role, pieces in parts:
+            texts = [text for piece in pieces if (text := piece.shown)]
+            content = scene.template.separator.join(texts)
+            if content or role == "user":
+                messages.append(Message(role, content))
+        return tuple(messages)
+
+    messages, fits, cuts = compose(), True, []
+    if budget is not None and token_budget.byte_size(messages) > budget:
+        count = count or token_budget.estimated_counter()
+        if count(messages) > budget:
+            every = [piece for _, pieces in parts for piece in pieces]
+            fits = token_budget.fit(every, compose, budget - reserve, count)
+            messages, cuts = compose(), token_budget.cuts(every, 0)
+            fits = fits or count(messages) <= budget
+    shown: dict[str, set[int]] = {}
+    for file, piece, ids in files:
+        shown.setdefault(file, set()).update(_kept(ids, piece))
     ranges = {file: scene.store.ranges(file, ids) for file, ids in shown.items() if ids}
-    return tuple(messages), ranges
+    return Prompt(messages, ranges, cuts, fits)
+
+
+def _help(op: str, template: Template) -> str:
+    """What an operation does, as this template writes it."""
+    return _HELP[op].replace(f"<|{op}|>", f"<|{template.operations.get(op, op)}|>")
 
 
 def named_text(name: str, template: Template, resolve: Resolve) -> str:
@@ -70,19 +151,62 @@ def named_text(name: str, template: Template, resolve: Resolve) -> str:
     return substitute(template.text[name], resolve) if name else ""
 
 
-def _slot(slot: SlotSpec, scene: Scene, shown: dict[str, set[int]]) -> str:
-    if not holds(slot.when, scene.resolve):
-        return ""
+def _piece(name: str, slot: SlotSpec, text: str, template: Template) -> Piece:
+    """A slot's content as what may be cut; see SlotSpec.priority for the order."""
+    kind = template.files[slot.file].kind if slot.file else ""
     if slot.file:
-        content = _file(slot, scene.store, shown.setdefault(slot.file, set()))
-    elif slot.text:
-        content = _cut(named_text(slot.text, scene.template, scene.resolve), slot.max_chars)
+        rank = 3 if kind == "reference" else 0
     elif slot.source:
-        content = _cut(as_text(scene.resolve(slot.source)), slot.max_chars)
+        rank = 1
     else:
-        content = _cut(_builtin(slot, scene), slot.max_chars)
-    content = content.strip("\n") or slot.empty
-    return slot.label + content if content else ""
+        rank = 4 if slot.text or slot.builtin in _CONSTANT_BUILTINS else 2
+    keep = "head" if not slot.file else "first" if kind in ("reference", "checklist") else "last"
+    return Piece(name, text, (slot.priority, rank, -len(text)), keep, slot.label)
+
+
+def _kept(ids: tuple[int, ...], piece: Piece) -> tuple[int, ...]:
+    """The lines that a piece still shows; a mark may stand among its lines."""
+    if piece.gone:
+        return ()
+    if piece.kept == len(piece.text):
+        return ids
+    return ids[: piece.lines] if piece.keep == "first" else ids[max(0, len(ids) - piece.lines) :]
+
+
+def _slot(name: str, slot: SlotSpec, scene: Scene) -> _Rendered:
+    key = (
+        (name, tuple(scene.operations), tuple(scene.actions))
+        if _is_constant(slot, scene.template)
+        else None
+    )
+    if key in scene.constants:
+        return scene.constants[key]
+    if not holds(slot.when, scene.resolve):
+        return _Rendered("")
+    if slot.file:
+        rendered = _file(name, slot, scene)
+    else:
+        if slot.text:
+            content = named_text(slot.text, scene.template, scene.resolve)
+        elif slot.source:
+            content = as_text(scene.resolve(slot.source))
+        else:
+            content = _builtin(slot, scene)
+        rendered = _Rendered(_cut(content, slot.max_chars).strip("\n"))
+    if key is not None:
+        scene.constants[key] = rendered
+    return rendered
+
+
+def _is_constant(slot: SlotSpec, template: Template) -> bool:
+    """Whether a slot's content never changes within an episode, given operations and actions."""
+    if slot.when is not True:
+        return False
+    if slot.file:
+        return template.files[slot.file].kind == "reference"
+    if slot.text:
+        return not placeholders(template.text[slot.text])
+    return slot.builtin in _CONSTANT_BUILTINS
 
 
 def _builtin(slot: SlotSpec, scene: Scene) -> str:
@@ -93,13 +217,14 @@ def _builtin(slot: SlotSpec, scene: Scene) -> str:
     if slot.builtin == "previous_action":
         return scene.previous_action or ""
     if slot.builtin == "memory_help":
-        return "\n".join(_HELP[op] for op in scene.operations)
+        return "\n".join(_help(op, scene.template) for op in scene.operations)
     index = scene.store.index()
     if slot.form == "short":
         return ", ".join(f"{name} {count}" for name, _, count in index)
     lines = []
     for name, spec, count in index:
-        offered = [op for op in operations_of(spec) if op in scene.operations]
+        spelt = scene.template.operations
+        offered = [spelt.get(op, op) for op in operations_of(spec) if op in scene.operations]
         long = f", keep under {spec.soft_lines}" if 0 < spec.soft_lines < count else ""
         lines.append(
             f"{name} ({spec.kind}, lines: {count}{long}): {' '.join(offered) or 'shown only'}"
@@ -107,8 +232,9 @@ def _builtin(slot: SlotSpec, scene: Scene) -> str:
     return "\n".join(lines)
 
 
-def _file(slot: SlotSpec, store: MemoryStore, shown: set[int]) -> str:
+def _file(name: str, slot: SlotSpec, scene: Scene) -> _Rendered:
     """A file's lines; with max_chars the last ones that fit, under a mark that counts the rest."""
+    store = scene.store
     lines: Lines
     if slot.view.startswith("tail:"):
         lines = store.tail(slot.file, int(slot.view[5:]))
@@ -116,15 +242,51 @@ def _file(slot: SlotSpec, store: MemoryStore, shown: set[int]) -> str:
         lines = store.lines(slot.file)
         if slot.view == "open_items":
             lines = open_items(lines)
+        elif slot.view.startswith("keys_near:"):
+            lines = _near(lines, slot, scene)
+    known = scene.constants.get(("file", name))
+    if known is not None and known[0] == lines:
+        return known[1]
     first = 0
     if slot.max_chars:
         used, first = 0, len(lines)
         while first and used + len(lines[first - 1][1]) + 1 <= slot.max_chars:
             first -= 1
             used += len(lines[first][1]) + 1
-    shown.update(number for number, _ in lines[first:])
     mark = [f"[{first} earlier lines cut]"] if first else []
-    return "\n".join(mark + [line for _, line in lines[first:]])
+    text = "\n".join(mark + [line for _, line in lines[first:]])
+    rendered = _Rendered(text, tuple(number for number, _ in lines[first:]))
+    scene.constants["file", name] = lines, rendered
+    return rendered
+
+
+def _near(lines: Lines, slot: SlotSpec, scene: Scene) -> Lines:
+    """A map's lines around the player; none while the place is not known."""
+    resolve, radius = scene.resolve, int(slot.view.partition(":")[2])
+    x, y = resolve(f"{slot.near}.x"), resolve(f"{slot.near}.y")
+    if x is None or y is None:
+        return ()
+    level = None
+    if len(scene.template.files[slot.file].key) > 2:
+        level = as_text(resolve(f"{slot.near}.level")).strip().casefold()
+    found = []
+    for number, line in lines:
+        place = _place(line)
+        if place is None or level is not None and place[0] != level:
+            continue
+        if abs(place[1] - x) <= radius and abs(place[2] - y) <= radius:
+            found.append((number, line))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _place(line: str) -> tuple[str, int, int] | None:
+    """Level (empty where the key has none) and coordinates of a map's line; None if it has none."""
+    *rest, x, y = ("", *line.partition(":")[0].split(","))
+    try:
+        return (rest[-1].strip().casefold() if rest else ""), int(x), int(y)
+    except ValueError:
+        return None
 
 
 def _cut(text: str, max_chars: int) -> str:

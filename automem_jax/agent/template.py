@@ -62,7 +62,10 @@ class FileSpec:
       dedupe: none | exact | normalized (case and punctuation aside): lines not written twice.
       soft_lines: above it a write's answer warns. hard_lines: above it the system prunes to the
         first `pin_head` and the last `keep_lines` lines (0: what fits). 0 switches off.
+      pin_mark: lines (of a map: texts) that start with it survive pruning too, as far as
+        `hard_lines` allows.
       max_line_chars: longer lines are cut, visibly. 0: no limit.
+      persistent: its lines go on into the next episode of the run, where agent.carry_memory is on.
     """
 
     kind: str = "document"
@@ -76,7 +79,9 @@ class FileSpec:
     hard_lines: int = 0
     keep_lines: int = 0
     pin_head: int = 0
+    pin_mark: str = ""
     max_line_chars: int = 0
+    persistent: bool = False
 
 
 NEW_FILE_SPECS: dict[str, FileSpec] = {  # files that the agent made itself
@@ -99,13 +104,18 @@ class SlotSpec:
 
     Attributes:
       text: name of an entry in the template's `text`.
-      file, view: a file's lines: full | tail:N | open_items (of a checklist).
+      file, view: a file's lines: full | tail:N | open_items (of a checklist) | keys_near:R (of a
+        map: lines whose key's last two parts lie within R of the player, on the same level where the
+        key has three).
+      near: keys_near's observer, one with outputs x and y (and level), e.g. a pose.
       source: an observer's or the percept's path, e.g. "percept.long_text".
       builtin: instructions | actions | file_index | previous_action | memory_help.
       form: file_index only: full (a line a file, with its operations) or short (one line).
       label: put before the content; `empty`: stands in where there is no content. Without
         content and `empty` the slot leaves no trace.
       when: condition. max_chars: cut, visibly; 0 for no limit.
+      priority: 0..9. Where a prompt would exceed limits.phase_tokens, slots are cut, visibly, lowest
+        priority first; among equals files before sources, builtins and texts, the longest first.
     """
 
     text: str = ""
@@ -118,6 +128,8 @@ class SlotSpec:
     empty: str = ""
     when: Any = True
     max_chars: int = 0
+    near: str = ""
+    priority: int = 5
 
 
 @dataclass(frozen=True)
@@ -246,8 +258,9 @@ class Limits:
       read_chars: characters of one answer. search_hits: lines of one search.
       files: files in all. file_bytes, total_bytes: UTF-8. name_chars: of a file's name.
       turn_ops: operations executed of one reply.
-      phase_tokens: prompt of a phase at most, estimated at 3 bytes a token; a conversation that
-        reaches it gets no further memory turn.
+      phase_tokens: no prompt of a phase, chat format included, is longer. Slots and answers are cut
+        to fit, visibly; a conversation without room gets no further memory turn. Counted with the
+        model's tokenizer where it is at hand, else by an estimate on the safe side.
     """
 
     read_chars: int = 8_000
@@ -270,7 +283,10 @@ class OverrideSpec:
 
 @dataclass(frozen=True)
 class Template:
-    """One memory template. `text` entries hold `{path}`s, which are filled in, never evaluated."""
+    """One memory template. `text` entries hold `{path}`s, which are filled in, never evaluated.
+
+    `operations` renames: operation -> how the agent writes it, e.g. {"APPEND": "NOTE"}.
+    """
 
     id: str
     env: str = ""
@@ -278,6 +294,7 @@ class Template:
     notes: str = ""
     separator: str = "\n\n"  # between the slots of a message
     text: Mapping[str, str] = field(default_factory=dict)
+    operations: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileSpec] = field(default_factory=dict)
     new_files: NewFiles = field(default_factory=NewFiles)
     phases: Phases = field(default_factory=Phases)
@@ -372,6 +389,13 @@ def structural_change(a: Template, b: Template) -> list[str]:
     item, band, guard or if_no_write.
     """
     return sorted(set(_differences(_structure(to_data(a)), _structure(to_data(b)), "")))
+
+
+def wording_change(a: Template, b: Template) -> list[str]:
+    """Sorted paths that differ between two templates in wording only (see structural_change)."""
+    structural = structural_change(a, b)
+    paths = sorted(set(_differences(to_data(a), to_data(b), "")))
+    return [p for p in paths if not any(p == s or p.startswith(f"{s}.") for s in structural)]
 
 
 def _named(name: str) -> pathlib.Path:

@@ -8,20 +8,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from automem_jax.agent import conditions
+from automem_jax.agent import conditions, params
 from automem_jax.agent.actions import REPAIRS
-from automem_jax.agent.grammar import OPERATIONS, READ_OPERATIONS, WRITE_OPERATIONS
-from automem_jax.agent.guards import GUARDS
+from automem_jax.agent.budget import LEAST_ROOM, estimate_tokens
+from automem_jax.agent.grammar import MARKERS, OPERATIONS, READ_OPERATIONS, WRITE_OPERATIONS
+from automem_jax.agent.guards import GUARDS, TEXT_NAMES
 from automem_jax.agent.memory import file_name
-from automem_jax.agent.observers import OBSERVERS, percept_paths
+from automem_jax.agent.observers import OBSERVERS, has_output, outputs_of, update_order
 from automem_jax.agent.template import (
     BUILTINS,
     DEDUPE_RULES,
     FILE_KINDS,
     NEW_FILE_SPECS,
     OWN_KINDS,
+    GuardSpec,
     Limits,
     OverrideSpec,
+    SlotSpec,
     Template,
     from_data,
     operations_of,
@@ -29,9 +32,11 @@ from automem_jax.agent.template import (
 )
 from automem_jax.config import ConfigError, unknown_key
 
-_VIEW = re.compile(r"full|open_items|tail:[1-9][0-9]{0,5}")
-_BYTES_PER_TOKEN = 3
+_VIEW = re.compile(r"full|open_items|tail:[1-9][0-9]{0,5}|keys_near:[0-9]{1,4}")
+_SPELLING = re.compile(r"[A-Z][A-Z_]{0,31}")
+_LEAST_PHASE_TOKENS = 128
 _LEAST_LINE_CHARS = 16
+_GIVEN = ("self", "resolve")  # what no template gives an observer
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ def validate(template: Template) -> list[Problem]:
     """Everything wrong with a template, each with its place; empty for a good one."""
     problems = [*_files(template), *_phases(template), *_slots(template), *_observers(template)]
     problems += [*_texts(template), *_actions(template), *_limits(template), *_memory(template)]
+    problems += _operations(template)
     for i, override in enumerate(template.overrides):
         problems += _override(template, override, f"overrides[{i}]")
     return problems
@@ -73,6 +79,21 @@ def check(template: Template) -> None:
     problems = validate(template)
     if problems:
         raise ConfigError(f"template {template.id!r}:\n" + "\n".join(map(str, problems)))
+
+
+def _operations(template: Template) -> Iterator[Problem]:
+    """Renamed operations: known ones, under names that the grammar can tell apart."""
+    for op, spelling in template.operations.items():
+        place = f"operations.{op}"
+        yield from _one_of(place, op, OPERATIONS)
+        if not _SPELLING.fullmatch(spelling):
+            yield Problem(place, f"{spelling!r} is no name", "use capital letters and _")
+        elif spelling in MARKERS:
+            yield Problem(place, f"{spelling} has a meaning of its own", "use another name")
+        elif spelling != op and spelling in OPERATIONS:
+            yield Problem(place, f"{spelling} is another operation's name", "use a new name")
+        elif list(template.operations.values()).count(spelling) > 1:
+            yield Problem(place, f"{spelling} names two operations", "give each its own name")
 
 
 def _files(template: Template) -> Iterator[Problem]:
@@ -87,6 +108,10 @@ def _files(template: Template) -> Iterator[Problem]:
                 yield Problem(place, f"the agent would see it as {plain!r}", f"name it {plain!r}")
         yield from _one_of(f"{place}.kind", spec.kind, FILE_KINDS)
         yield from _one_of(f"{place}.dedupe", spec.dedupe, DEDUPE_RULES)
+        if spec.persistent and spec.kind in ("reference", "auto"):
+            yield Problem(
+                f"{place}.persistent", f"a {spec.kind} file is the system's", "remove persistent"
+            )
         for op in spec.ops:
             yield from _one_of(f"{place}.ops", op, OPERATIONS)
             if op in WRITE_OPERATIONS and spec.kind in ("reference", "auto"):
@@ -164,31 +189,31 @@ def _phases(template: Template) -> Iterator[Problem]:
         if guard.type not in GUARDS:
             yield Problem(f"{place}.type", "unknown guard type", unknown_key(guard.type, GUARDS))
             continue
-        yield from _params(f"{place}.params", guard.params, GUARDS[guard.type], GUARDS[guard.type])
-        if "observer" in guard.params:
-            name = str(guard.params["observer"])
-            if name in template.observers:
-                yield from _path(template, f"{name}.run_length", f"{place}.params.observer")
-            else:
-                yield from _known(f"{place}.params.observer", name, template.observers, "observers")
-        if not isinstance(guard.params.get("limit", 1), int):
-            yield Problem(f"{place}.params.limit", "no whole number", "write how often, e.g. 3")
-        yield from _needs(template, guard.params.get("needs", {}), f"{place}.params.needs")
+        yield from _guard(template, guard, place)
 
 
-def _needs(template: Template, needs: Any, place: str) -> Iterator[Problem]:
-    remedy = "write {action: {path: least}}"
-    if not isinstance(needs, Mapping):
-        yield Problem(place, f"{needs!r} is no mapping", remedy)
+def _guard(template: Template, guard: GuardSpec, place: str) -> Iterator[Problem]:
+    kind = GUARDS[guard.type]
+    known = (*kind.needed, *kind.optional)
+    yield from _params(f"{place}.params", guard.params, known, kind.needed)
+    yield from _param_values(template, guard.type, guard.params, f"{place}.params")
+    for path in conditions.placeholders(guard.text):
+        if path not in TEXT_NAMES:
+            yield from _path(template, path, f"{place}.text")
+    if "observer" not in guard.params or "observer" not in kind.needed:
         return
-    for action, least in needs.items():
-        if not isinstance(least, Mapping):
-            yield Problem(f"{place}.{action}", f"{least!r} is no mapping", remedy)
-            continue
-        for path, number in least.items():
-            if not isinstance(number, (int, float)):
-                yield Problem(f"{place}.{action}.{path}", f"{number!r} is no number", remedy)
-            yield from _path(template, path, f"{place}.{action}")
+    name, place = guard.params["observer"], f"{place}.params.observer"
+    if not isinstance(name, str) or name not in template.observers:
+        yield from _known(place, str(name), template.observers, "observers")
+        return
+    spec = template.observers[name]
+    missing = [o for o in kind.outputs if spec.type in OBSERVERS and not has_output(spec, o)]
+    if missing:
+        yield Problem(
+            place,
+            f"{name!r} ({spec.type}) has no {', '.join(missing)}",
+            f"name an observer of type {kind.observer_type}",
+        )
 
 
 def _slots(template: Template) -> Iterator[Problem]:
@@ -206,8 +231,13 @@ def _slots(template: Template) -> Iterator[Problem]:
             yield from _known(f"{place}.file", slot.file, template.files, "files")
             if not _VIEW.fullmatch(slot.view):
                 yield Problem(
-                    f"{place}.view", f"unknown view {slot.view!r}", "use full, tail:N or open_items"
+                    f"{place}.view",
+                    f"unknown view {slot.view!r}",
+                    "use full, tail:N, open_items or keys_near:R",
                 )
+        yield from _near(template, slot, place)
+        if not 0 <= slot.priority <= 9:
+            yield Problem(f"{place}.priority", f"{slot.priority}", "use 0 (cut first) to 9 (last)")
         if slot.source:
             yield from _path(template, slot.source, f"{place}.source")
         if slot.builtin:
@@ -230,49 +260,100 @@ def _observers(template: Template) -> Iterator[Problem]:
             continue
         cls = OBSERVERS[spec.type]
         signature = inspect.signature(cls.__init__).parameters.values()
-        needed = [p.name for p in signature if p.default is p.empty and p.name != "self"]
+        needed = [p.name for p in signature if p.default is p.empty and p.name not in _GIVEN]
         yield from _params(f"{place}.params", spec.params, cls.PARAMS, needed)
-        size = spec.params.get("size", 1)
-        if not isinstance(size, int) or size < 1:
-            yield Problem(
-                f"{place}.params.size", f"{size!r} actions", "write a whole number from 1"
-            )
-        for name in ("paths", "clocks", "all"):
-            value = spec.params.get(name, ())
-            if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-                yield Problem(f"{place}.params.{name}", f"{value!r}", "write a list of texts")
-        for path in percept_paths(spec):
-            if not isinstance(path, str) or not path.startswith("percept."):
-                yield Problem(
-                    f"{place}.params", f"{path!r} is no percept path", "start it with percept."
-                )
+        yield from _param_values(template, spec.type, spec.params, f"{place}.params")
         for i, band in enumerate(spec.bands):
             yield from _condition(template, band.when, f"{place}.bands[{i}].when")
             for path in conditions.placeholders(band.text):
                 yield from _path(template, path, f"{place}.bands[{i}].text")
+    if all(spec.type in OBSERVERS for spec in template.observers.values()):
+        for ring in update_order(template.observers)[1]:
+            yield Problem(
+                f"observers.{ring[0]}",
+                f"looks at itself: {' -> '.join(ring)}",
+                "take one of these references out",
+            )
+
+
+def _param_values(
+    template: Template, type_name: str, given: Mapping[str, Any], place: str
+) -> Iterator[Problem]:
+    """Shapes of params, and where the paths in them lead."""
+    for name, value in given.items():
+        wrong = params.faults(type_name, name, value)
+        for inner, message, remedy in wrong:
+            yield Problem(f"{place}.{name}{inner}", message, remedy)
+        for inner, kind, held in () if wrong else params.references(type_name, name, value):
+            at = f"{place}.{name}{inner}"
+            if kind == "condition":
+                yield from _condition(template, held, at)
+            elif kind == "text":
+                for path in conditions.placeholders(held):
+                    yield from _path(template, path, at)
+            elif kind == "percept path" and not held.startswith("percept."):
+                yield Problem(at, f"{held!r} is no percept path", "start it with percept.")
+            else:
+                yield from _path(template, held, at)
 
 
 def _texts(template: Template) -> Iterator[Problem]:
     for name, text in template.text.items():
         for path in conditions.placeholders(text):
             yield from _path(template, path, f"text.{name}")
-    budget = template.limits.phase_tokens * _BYTES_PER_TOKEN
-    for name, phase in (("log", template.phases.log), ("plan", template.phases.plan)):
-        slots = [template.slots[s] for s in (*phase.system, *phase.slots) if s in template.slots]
-        size = sum(len(template.text.get(s.text, "").encode()) for s in slots if s.text)
-        size += sum(s.max_chars for s in slots if not s.text)
-        size += sum(
-            len(template.files[s.file].seed.encode())
-            for s in slots
-            if s.file in template.files and not s.max_chars
-        )
-        if size > budget:
+    yield from _sizes(template)
+
+
+def _sizes(template: Template) -> Iterator[Problem]:
+    """What is constant in a prompt must fit into it, and leave room for an answer to be read."""
+    budget, plan = template.limits.phase_tokens, template.phases.plan
+    prompts = [("phases.log", template.phases.log.system, template.phases.log.slots)]
+    prompts.append(("phases.plan", plan.system, plan.slots))
+    prompts += [
+        (f"phases.plan.modes[{i}]", plan.system, mode.slots or plan.slots)
+        for i, mode in enumerate(plan.modes)
+    ]
+    for place, system, slots in prompts:
+        named = [template.slots[s] for s in (*system, *slots) if s in template.slots]
+        words = [f"{s.label}{template.text.get(s.text, '')}" for s in named if s.text]
+        words += [
+            s.label + template.files[s.file].seed
+            for s in named
+            if s.file in template.files
+            and template.files[s.file].kind == "reference"
+            and not s.max_chars
+        ]
+        tokens = estimate_tokens("\n".join(words)) + LEAST_ROOM
+        if tokens > budget:
             yield Problem(
-                f"phases.{name}",
-                f"the prompt takes about {size // _BYTES_PER_TOKEN} tokens of phase_tokens "
-                f"{template.limits.phase_tokens}",
-                "shorten texts or max_chars, or raise limits.phase_tokens",
+                place,
+                f"what is constant in the prompt takes about {tokens} tokens of phase_tokens {budget}",
+                "shorten texts or references, or raise limits.phase_tokens",
             )
+
+
+def _near(template: Template, slot: SlotSpec, place: str) -> Iterator[Problem]:
+    """The slot's view of a map's surroundings, and where the player is."""
+    wanted = slot.view.startswith("keys_near:")
+    if not wanted:
+        if slot.near:
+            yield Problem(f"{place}.near", "only keys_near:R looks at it", "remove it")
+        return
+    spec = template.files.get(slot.file)
+    if spec is not None and (spec.kind != "map" or len(spec.key) < 2):
+        yield Problem(
+            f"{place}.view",
+            f"{slot.file!r} is no map whose key ends in two coordinates",
+            "use a file of kind map with key [x, y] or [level, x, y]",
+        )
+    if not slot.near:
+        yield Problem(f"{place}.near", "no observer tells the place", "name a pose observer")
+        return
+    yield from _known(f"{place}.near", slot.near, template.observers, "observers")
+    if slot.near in template.observers:
+        needed = ("x", "y", "level") if spec is not None and len(spec.key) > 2 else ("x", "y")
+        for output in needed:
+            yield from _path(template, f"{slot.near}.{output}", f"{place}.near")
 
 
 def _actions(template: Template) -> Iterator[Problem]:
@@ -286,6 +367,12 @@ def _limits(template: Template) -> Iterator[Problem]:
     for name in Limits.__dataclass_fields__:
         if getattr(template.limits, name) < 1:
             yield Problem(f"limits.{name}", f"{getattr(template.limits, name)}", "use 1 or more")
+    if 1 <= template.limits.phase_tokens < _LEAST_PHASE_TOKENS:
+        yield Problem(
+            "limits.phase_tokens",
+            f"{template.limits.phase_tokens}",
+            f"use {_LEAST_PHASE_TOKENS} or more: the chat format alone takes tokens",
+        )
 
 
 def _memory(template: Template) -> Iterator[Problem]:
@@ -385,6 +472,6 @@ def _path(template: Template, path: str, place: str) -> Iterator[Problem]:
         yield Problem(place, f"path {path!r} leads nowhere", unknown_key(root, known))
         return
     if spec.type in OBSERVERS:
-        outputs = (*OBSERVERS[spec.type].OUTPUTS, *(["text"] if spec.bands else []))
-        if rest not in outputs:
+        if not has_output(spec, rest):
+            outputs = outputs_of(spec)
             yield Problem(place, f"{root!r} has no {rest!r}", unknown_key(rest, outputs))

@@ -1,7 +1,11 @@
 """Benchmarks. `automem bench env` measures environments: steps/s with text and without, resets,
 compilation and worker processes; where the `balrog` package is installed, its environments too.
 
-Prints tables and writes WORKDIR/bench/env.json.
+`automem bench harness` plays an episode under --config.agent.template with a scripted player, in one
+environment (--env), and measures what the agent costs besides environment and model: time a step early
+and late, trace size, prompts, and the share of prompt tokens that a prefix cache could reuse.
+
+Prints tables and writes WORKDIR/bench/env.json or harness.json.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any
 from automem_jax.cli import environment_flags, flags
 from automem_jax.files import write_json
 
-WORDS = ("env",)
+WORDS = ("env", "harness")
 WORKERS = "0,1,2"
 
 _BATCH = flags.stage_flag("batch", "16,64,256", "Numbers of slots to measure.")
@@ -21,9 +25,50 @@ _SECONDS = flags.stage_flag("seconds", "3", "Seconds to measure each combination
 _COMPILE = flags.stage_flag(
     "compile", "yes", "Time a first step with an empty and a filled cache.", ["yes", "no"]
 )
+_PLAYED = flags.stage_flag("play_steps", "2000", "harness: steps of the episode.")
 
 
-def main(experiment: flags.Experiment) -> None:
+def main(experiment: flags.Experiment, word: str) -> None:
+    if word == "harness":
+        _harness(experiment)
+    else:
+        _environments(experiment)
+
+
+def _harness(experiment: flags.Experiment) -> None:
+    from automem_jax.agent.template import load_template
+    from automem_jax.agent.validate import check
+    from automem_jax.bench import env as bench
+    from automem_jax.bench import harness
+
+    configs = environment_flags.chosen(experiment.config.env)
+    steps = environment_flags.whole_numbers(
+        "play_steps", _PLAYED.value, least=2 * harness.WINDOW, most=1
+    )[0]
+    template = load_template(experiment.config.agent.template)
+    check(template)
+    flags.use_compilation_cache()
+    folder = experiment.workdir / "bench"
+    rows = harness.run(configs, template, steps, folder / "harness")
+    write_json(folder / "harness.json", {"machine": bench.machine(), "measured": rows})
+    for row in rows:
+        shares = ", ".join(f"{role} {share:.1%}" for role, share in row["prefix_share"].items())
+        print(
+            f"{row['env']}, {row['template']}, steps {row['steps']} (worlds {row['worlds']}, operations "
+            f"{row['operations']}, lines of memory {row['memory_lines']})\n"
+            f"  harness ms/step: {row['early_ms']:.2f} around step {harness.EARLY_STEP}, "
+            f"{row['late_ms']:.2f} at the end; processor time {row['early_cpu_ms']:.2f} and "
+            f"{row['late_cpu_ms']:.2f}, ratio {row['ratio']:.2f}\n"
+            f"  trace KB/step: {row['trace_kb_per_step']:.2f}; first quarter {row['early_kb']:.2f}, last "
+            f"quarter {row['late_kb']:.2f}\n"
+            f"  prompts/step: {row['prompts_per_step']:.2f}, of {row['prompt_bytes']:,.0f} bytes, at most "
+            f"{row['prompt_tokens']:,.0f} tokens\n"
+            f"  unchanged prefix: {shares}"
+        )
+    print(f"written: {folder / 'harness.json'}")
+
+
+def _environments(experiment: flags.Experiment) -> None:
     from automem_jax.bench import env as bench
 
     configs = environment_flags.chosen(experiment.config.env)

@@ -121,7 +121,7 @@ def record_config(experiment: Experiment) -> None:
 _FREE_TO_CHANGE = frozenset(
     {"env.slots", "env.workers", "env.step_timeout_s", "env.levels_dir"}
     | {"training.keep_checkpoints"}
-    | {f"evaluation.{name}" for name in ("arms", "confidence", "bootstrap_samples")}
+    | {f"evaluation.{name}" for name in ("arms", "baselines", "confidence", "bootstrap_samples")}
     | {
         f"{place}.{name}"
         for place in ("policy", "architect.api")

@@ -15,8 +15,10 @@ STAGES = {
     "train": "loop 2: train the memory specialist's adapter",
     "evaluate": "two-model evaluation and attribution on held-out seeds",
     "report": "write the HTML report of a work directory",
+    "template": "check, show, diff: memory templates, their prompts and differences",
+    "memory": "export: the files of a recorded episode as they were after a step",
     "envs": "check: play every environment twice and compare all observations",
-    "bench": "env: steps/s of the environments, with text and without",
+    "bench": "env: steps/s of the environments; harness: what the agent costs besides them",
 }
 
 
@@ -44,10 +46,16 @@ def run(argv: list[str] | None = None) -> None:
 
     arguments = argv[2:]
     try:
+        if hasattr(module, "command"):  # a tool with arguments of its own, on no experiment
+            module.command(arguments)
+            return
         if hasattr(module, "WORDS"):
             stage, arguments = _with_word(stage, module.WORDS, arguments)
         experiment = flags.parse(f"automem {stage}", module.__doc__, arguments)
-        module.main(experiment)
+        if hasattr(module, "WORDS"):
+            module.main(experiment, stage.partition(" ")[2])
+        else:
+            module.main(experiment)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where this one stopped", file=sys.stderr)
         sys.exit(130)

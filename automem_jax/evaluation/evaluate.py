@@ -21,11 +21,13 @@ class Arm:
       name: names the arm's directory and its row.
       template: the template it runs (a Template, or a name or path the runner understands).
       adapter_path: adapter that makes the specialist; None runs the base alone.
+      kind: of agent: memory, or a baseline without memory, which takes the template's actions only.
     """
 
     name: str
     template: Any
     adapter_path: Path | None = None
+    kind: str = "memory"
 
 
 RunArm = Callable[[Arm, Sequence[int], Path], object]

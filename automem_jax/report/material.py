@@ -38,6 +38,10 @@ _ARMS = (
     ArmStyle("specialist_best", "specialist + best template", "--arm-specialist", "D"),
     ArmStyle("control_best", "random control + best template", "--arm-control", "^"),
 )
+_BASELINES = (
+    ArmStyle("window", "no memory: window", "--arm-other", "v"),
+    ArmStyle("window_cot", "no memory: window, reasoning first", "--arm-other", "<"),
+)
 V0, BEST, SPECIALIST, CONTROL = (arm.name for arm in _ARMS)
 
 # Names of the two selections and trainings, in the order shown, and the arm each stands for.
@@ -46,7 +50,7 @@ KIND_ARMS = {"lineage": SPECIALIST, "random": CONTROL}
 
 def arm_style(name: str) -> ArmStyle:
     """The style of an arm; an unknown one is named as it is and drawn in the spare colour."""
-    known = {arm.name: arm for arm in _ARMS}
+    known = {arm.name: arm for arm in (*_ARMS, *_BASELINES)}
     return known.get(name) or ArmStyle(name, name, "--arm-other", "v")
 
 

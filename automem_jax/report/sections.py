@@ -18,16 +18,32 @@ _QUESTIONS = (
     (BEST, V0, "Loop 1: the template alone"),
     (SPECIALIST, BEST, "Loop 2: training alone"),
     (SPECIALIST, CONTROL, "Selection against random decisions"),
+    (V0, "window", "Memory at all: v0 against a window"),
+    (SPECIALIST, "window", "Memory and both loops against a window"),
+    (V0, "window_cot", "v0 against a window that reasons first"),
+    (SPECIALIST, "window_cot", "Both loops against a window that reasons first"),
 )
 
 # Measure, words, kind of figure, and which way is better ("": neither as such).
 _BEHAVIOUR = (
     ("valid_operation_share", "valid operations", "share", "higher"),
     ("redundant_write_share", "redundant writes", "share", "lower"),
+    ("contradicted_write_share", "writes the observation contradicts", "share", "lower"),
+    ("retracted_write_share", "lines taken back within 10 steps", "share", "lower"),
+    ("write_read_back_share", "lines read back", "share", "higher"),
+    ("write_asked_back_share", "lines asked for again", "share", "higher"),
+    ("empty_search_share", "empty searches", "share", "lower"),
     ("empty_read_share", "empty reads and searches", "share", "lower"),
     ("writes_per_search_in_log", "writes per search in LOG", "ratio", ""),
     ("writes_per_read_in_log", "writes per read in LOG", "ratio", ""),
     ("unproductive_action_share", "unproductive actions", "share", "lower"),
+    ("no_effect_action_share", "actions without effect", "share", "lower"),
+    ("oscillating_action_share", "actions back and forth", "share", "lower"),
+    ("invalid_action_share", "invalid actions", "share", "lower"),
+    ("repaired_action_share", "mended actions", "share", "lower"),
+    ("rejected_actions_per_step", "actions guards sent back, a step", "ratio", ""),
+    ("memory_lines_per_step", "memory growth a step, lines", "ratio", ""),
+    ("memory_characters_per_step", "memory growth a step, characters", "ratio", ""),
     ("episodes_with_write_share", "episodes with a write", "share", ""),
     ("episodes_with_read_share", "episodes with a read", "share", ""),
     ("operations_per_step", "operations a step", "ratio", ""),
@@ -147,8 +163,9 @@ def behaviour(material: Material) -> Html:
         [
             table(head, rows, "Memory behaviour on held-out episodes; - where nothing was counted"),
             paragraph(
-                "An action is unproductive where the next observation is the same, clocks aside, with no "
-                "reward and no new progression.",
+                "An action is unproductive where the next observation is the same, clocks and what moves "
+                "by itself aside, or where it goes back and forth, with no reward and no new "
+                "progression.",
                 cls="quiet",
             ),
         ]

@@ -8,6 +8,8 @@ the run's seed alone, never on what else is running.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from automem_jax.agent.agent import Agent, Decision
+from automem_jax.agent.budget import CountTokens
+from automem_jax.agent.memory import replay
 from automem_jax.agent.template import Template, template_hash
+from automem_jax.agent.window import WindowAgent
 from automem_jax.envs.base import Percept, TextEnv
 from automem_jax.policies.base import Policy
 from automem_jax.progress import Progress
@@ -41,6 +46,9 @@ class RolloutSpec:
 
     `two_model` says that the policy's "memory" role is a specialist, so that the base must commit
     the action itself. `behaviour_hash` covers the configuration that shapes an episode.
+    `kind` memory plays the template; window and window_cot take its actions and phase_tokens only and
+    show `window` earlier steps. `carry_memory`: the template's persistent files go on from episode to
+    episode, in the order of the seeds.
     """
 
     env_name: str
@@ -51,12 +59,15 @@ class RolloutSpec:
     sampling: SamplingSettings
     two_model: bool
     behaviour_hash: str
+    kind: str = "memory"
+    window: int = 16
+    carry_memory: bool = False
 
 
 @dataclass
 class _Episode:
     seed: int
-    agent: Agent
+    agent: Agent | WindowAgent
     writer: TraceWriter
     recorded: dict[RequestKey, Completion]
     request: Request | None = None
@@ -107,6 +118,8 @@ def run_episodes(
     out_dir: Path,
     *,
     show_progress: bool = True,
+    count_tokens: CountTokens | None = None,
+    context_tokens: int | None = None,
 ) -> RolloutResult:
     """Plays one episode a seed and writes one trace each to `out_dir`; finished ones are kept.
 
@@ -114,6 +127,10 @@ def run_episodes(
     model call is paid for twice.
 
     A failed call costs its episode a fallback action; a policy that fails every call ends the run.
+
+    Args:
+      count_tokens, context_tokens: the model's tokenizer and longest prompt, for the prompts' budget;
+        see Agent. They must follow from what the policy's description holds.
 
     Raises:
       PolicyDown: the server answered no call of the first wave, or of OUTAGE_WAVES in a row later.
@@ -125,9 +142,15 @@ def run_episodes(
     if len(set(seeds)) != len(seeds):
         raise ValueError("a seed is listed twice; every episode needs its own")
     out_dir.mkdir(parents=True, exist_ok=True)
-    run = _Run(env, policy, spec, out_dir)
+    run = _Run(env, policy, spec, out_dir, list(seeds))
+    run.count_tokens, run.context_tokens = count_tokens, context_tokens
     paths = [out_dir / f"{run.episode_id(seed)}.jsonl" for seed in seeds]
-    waiting = [s for s, path in zip(seeds, paths, strict=True) if not run.is_finished(path, s)]
+    waiting = []
+    for seed, path in zip(seeds, paths, strict=True):
+        if spec.carry_memory and waiting:  # what an episode carries is known when the last one ends
+            waiting.append(seed)
+        elif not run.is_finished(path, seed):
+            waiting.append(seed)
     run.fresh = len(waiting) == len(seeds)
     run.result.paths = paths
     run.result.new_episodes = len(waiting)
@@ -146,8 +169,14 @@ def run_episodes(
 class _Run:
     """State of one call of run_episodes."""
 
-    def __init__(self, env: TextEnv, policy: Policy, spec: RolloutSpec, out_dir: Path):
+    def __init__(
+        self, env: TextEnv, policy: Policy, spec: RolloutSpec, out_dir: Path, seeds: list[int]
+    ):
         self.env, self.policy, self.spec, self.out_dir = env, policy, spec, out_dir
+        self.count_tokens: CountTokens | None = None
+        self.context_tokens: int | None = None
+        self._before = dict(zip(seeds[1:], seeds, strict=False))  # seed -> the one played before it
+        self._carried: tuple[int, dict[str, tuple[str, ...]]] | None = None
         self.result = RolloutResult(paths=[])
         self._finished: list[float] = []
         self.fresh = True  # no episode was finished before this run
@@ -161,19 +190,53 @@ class _Run:
 
     def header(self, seed: int) -> dict[str, Any]:
         spec = self.spec
+        renamed = spec.template.for_task(spec.task).operations
         return {
             "env": spec.env_name,
             "task": spec.task,
             "seed": seed,
             "run_seed": spec.run_seed,
             "arm": spec.arm,
-            "template": {"id": spec.template.id, "hash": template_hash(spec.template)},
+            "template": {"id": spec.template.id, "hash": template_hash(spec.template)}
+            | ({"operations": dict(renamed)} if renamed else {}),
             "policy": self._described,
             "two_model": spec.two_model,
             "config_hash": spec.behaviour_hash,
             "versions": self._versions,
             "instructions": self.env.instructions,
+        } | self._agent_header(seed)
+
+    def _agent_header(self, seed: int) -> dict[str, Any]:
+        """What is out of the ordinary about the agent; nothing for one with memory of its own."""
+        spec = self.spec
+        if spec.kind != "memory":
+            return {"agent": {"kind": spec.kind, "window": spec.window}}
+        if not spec.carry_memory:
+            return {}
+        text = json.dumps(self.carried(seed), sort_keys=True)
+        before = self._before.get(seed)
+        return {
+            "carried": {
+                "from": None if before is None else self.episode_id(before),
+                "hash": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+            }
         }
+
+    def carried(self, seed: int) -> dict[str, tuple[str, ...]]:
+        """Lines of persistent files as the episode before left them; read from its trace."""
+        before = self._before.get(seed)
+        if not self.spec.carry_memory or before is None:
+            return {}
+        if self._carried is None or self._carried[0] != seed:
+            template = self.spec.template.for_task(self.spec.task)
+            trace = read_trace(self.out_dir / f"{self.episode_id(before)}.jsonl")
+            files = {
+                name: tuple(text for _, text in lines)
+                for name, lines in replay(trace.changes()).items()
+                if name in template.files and template.files[name].persistent
+            }
+            self._carried = seed, files
+        return self._carried[1]
 
     def is_finished(self, path: Path, seed: int) -> bool:
         if not path.exists():
@@ -192,6 +255,17 @@ class _Run:
                 )
 
     def play(self, seeds: Sequence[int], progress: Progress | None) -> None:
+        """Plays episodes: all at once, or one after the other where memory is carried."""
+        if not self.spec.carry_memory:
+            self._play(seeds, progress)
+            return
+        for seed in seeds:
+            if not self.is_finished(self.out_dir / f"{self.episode_id(seed)}.jsonl", seed):
+                self._play([seed], progress)
+            else:
+                self.result.new_episodes -= 1
+
+    def _play(self, seeds: Sequence[int], progress: Progress | None) -> None:
         waiting = list(seeds)
         running: dict[int, _Episode] = {}
         free = list(range(self.env.num_slots))
@@ -288,22 +362,40 @@ class _Run:
         free.sort()
 
     def _open(self, seed: int) -> _Episode:
-        spec = self.spec
         episode_id = self.episode_id(seed)
         recorded: dict[RequestKey, Completion] = {}
         partial = self.out_dir / f"{episode_id}.jsonl.partial"
         if partial.exists():
             recorded = self._recorded(partial, seed)
         writer = TraceWriter(self.out_dir, episode_id, self.header(seed))
-        agent = Agent(
-            spec.template,
+        return _Episode(seed, self._agent(seed), writer, recorded)
+
+    def _agent(self, seed: int) -> Agent | WindowAgent:
+        spec = self.spec
+        if spec.kind == "memory":
+            return Agent(
+                spec.template,
+                spec.sampling,
+                episode=seed,
+                two_model=spec.two_model,
+                instructions=self.env.instructions,
+                task=spec.task,
+                count_tokens=self.count_tokens,
+                context_tokens=self.context_tokens,
+                carried=self.carried(seed),
+            )
+        template = spec.template.for_task(spec.task)
+        return WindowAgent(
             spec.sampling,
             episode=seed,
-            two_model=spec.two_model,
             instructions=self.env.instructions,
-            task=spec.task,
+            kind=spec.kind,
+            window=spec.window,
+            actions_spec=template.actions,
+            phase_tokens=template.limits.phase_tokens,
+            count_tokens=self.count_tokens,
+            context_tokens=self.context_tokens,
         )
-        return _Episode(seed, agent, writer, recorded)
 
     def _recorded(self, partial: Path, seed: int) -> dict[RequestKey, Completion]:
         try:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from automem_jax.agent.template import Template
 from automem_jax.config import ExperimentConfig
@@ -104,12 +105,14 @@ class Runner:
         out_dir: Path,
         *,
         adapter: Path | None = None,
+        kind: str = "",
     ) -> RolloutResult:
         """Plays one episode a seed under `template`; finished episodes in `out_dir` are kept.
 
         Args:
           adapter: the memory specialist: an adapter file, or SERVED for a server's
             policy.adapter_model. None plays the base alone.
+          kind: of agent; "" for the config's agent.kind.
         """
         config = self.config
         sampling = config.sampling
@@ -128,8 +131,13 @@ class Runner:
             ),
             two_model=adapter is not None,
             behaviour_hash=behaviour_hash(config),
+            kind=kind or config.agent.kind,
+            window=config.agent.window,
+            carry_memory=config.agent.carry_memory and (kind or config.agent.kind) == "memory",
         )
-        result = run_episodes(self.env, self.policy(adapter), spec, seeds, out_dir)
+        result = run_episodes(
+            self.env, self.policy(adapter), spec, seeds, out_dir, **self._prompt_limits()
+        )
         if result.completion_errors:
             print(
                 f"warning: arm {arm!r}: failed model calls: {result.completion_errors}, in "
@@ -146,6 +154,15 @@ class Runner:
                 file=sys.stderr,
             )
         return result
+
+    def _prompt_limits(self) -> dict[str, Any]:
+        """The local model's tokenizer and longest prompt; a server's are not known here."""
+        if self.config.policy.kind != "local":
+            return {}
+        from automem_jax.text.chat import TokenCount
+
+        room = self.config.model.max_context - self.config.sampling.max_tokens
+        return {"count_tokens": TokenCount(self.tokenizer), "context_tokens": max(1, room)}
 
     def close(self) -> None:
         for policy in self._policies.values():

@@ -10,10 +10,11 @@ else, and what follows the last of them in training is the end-of-turn token.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from automem_jax.agent.grammar import OPERATIONS, Operation, Parsed, parse
+from automem_jax.agent.grammar import OPERATIONS, Operation, Parsed, parse, spellings
 
 FENCE = "```"
 _FENCE = re.compile(r"```(?:[A-Za-z0-9_+-]*[ \t]*(?:\n|\Z))?")
@@ -31,6 +32,11 @@ class CleanTurn:
     text: str
     spans: tuple[tuple[int, int], ...]
     reason: str | None = None
+
+
+def vocabulary_of(header: Mapping[str, Any]) -> dict[str, str]:
+    """How the template of a trace (its header) writes operations: spelling -> operation."""
+    return spellings((header.get("template") or {}).get("operations"))
 
 
 def drop_fences(text: str, vocabulary: Iterable[str] = OPERATIONS) -> str:
@@ -72,7 +78,8 @@ def clean_turn(text: str, vocabulary: Iterable[str] = OPERATIONS) -> CleanTurn:
     Example:
       "```\\n<|READ|>notes<|END|>\\n```\\nSo: <|ACTION|>east<|END|>" -> "<|READ|>notes<|END|>"
     """
-    vocabulary = frozenset(vocabulary)
+    if not isinstance(vocabulary, Mapping):
+        vocabulary = frozenset(vocabulary)
     parsed = parse(text, vocabulary)
     written = _meaning(parsed.operations)
     before = None

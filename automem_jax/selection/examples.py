@@ -20,7 +20,7 @@ from typing import Any
 from automem_jax.agent.grammar import OPERATIONS
 from automem_jax.config import SelectionConfig, config_hash
 from automem_jax.files import atomic_file
-from automem_jax.selection.cleanup import CleanTurn, clean_turn
+from automem_jax.selection.cleanup import CleanTurn, clean_turn, vocabulary_of
 from automem_jax.selection.credit import Credit, CreditTable
 from automem_jax.selection.filters import cap, idle, invalid, is_memory_turn
 from automem_jax.selection.lineage import EpisodeLineage, TurnKey, TurnRecord, follow
@@ -95,7 +95,7 @@ def select(
     config: SelectionConfig,
     out_dir: str | Path,
     *,
-    memory_ops: Iterable[str] = OPERATIONS,
+    memory_ops: Iterable[str] | None = None,
     forbidden_seeds: Iterable[int] = (),
     match: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -108,7 +108,7 @@ def select(
       trace_paths: trace files of finished episodes (unfinished ones are counted and left out).
       config: kind "lineage", or "random": the control, drawn uniformly from all valid memory turns of
         the same traces in the number and mix of phases of `match`.
-      memory_ops: names of the memory operations of the template that was played.
+      memory_ops: names of the memory operations; None for those of the template that was played.
       forbidden_seeds: environment seeds that training must never see.
       match: selection.json of the lineage selection that a control matches.
       progress: called with traces read and traces to read (each is read twice at most).
@@ -126,7 +126,7 @@ def select(
     if not paths:
         raise SelectionError("no traces to select from; collect some first")
     out = Path(out_dir)
-    vocabulary = frozenset(memory_ops)
+    vocabulary = None if memory_ops is None else frozenset(memory_ops)
     wanted = json.loads(Path(match).read_text())["phases"] if config.kind == "random" else {}
     fingerprint = _fingerprint(paths, config, vocabulary, wanted)
     finished = _finished(out, fingerprint)
@@ -195,7 +195,7 @@ def load_examples(path: str | Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def verify_examples(examples_path: str | Path, *, memory_ops: Iterable[str] = OPERATIONS) -> int:
+def verify_examples(examples_path: str | Path, *, memory_ops: Iterable[str] | None = None) -> int:
     """Checks every example against its trace: the hash of the verbatim turn, prompt and cleaned text.
 
     Returns how many were checked.
@@ -203,7 +203,7 @@ def verify_examples(examples_path: str | Path, *, memory_ops: Iterable[str] = OP
     Raises:
       SelectionError: an example does not match; names its line and trace.
     """
-    vocabulary = frozenset(memory_ops)
+    given = None if memory_ops is None else frozenset(memory_ops)
     root = Path(examples_path).parent
     read: tuple[str, Trace] | None = None
     count = 0
@@ -220,6 +220,7 @@ def verify_examples(examples_path: str | Path, *, memory_ops: Iterable[str] = OP
             raise SelectionError(
                 f"{place}: the trace's text has changed since it was selected; select again"
             )
+        vocabulary = given or vocabulary_of(read[1].header)
         cleaned = clean_turn(turn.completion.text, vocabulary)
         if _example_body(turn, cleaned, vocabulary) != {
             name: example[name] for name in ("messages", "supervised", "history")
@@ -238,7 +239,7 @@ def _candidates(
     episodes: Sequence[EpisodeLineage],
     table: CreditTable,
     config: SelectionConfig,
-    vocabulary: frozenset[str],
+    vocabulary: frozenset[str] | None,
     rejected: Counter[str],
 ) -> tuple[list[Candidate], int]:
     candidates, considered = [], 0
@@ -247,7 +248,7 @@ def _candidates(
             if not is_memory_turn(episode, turn):
                 continue
             considered += 1
-            cleaned = clean_turn(turn.text, vocabulary)
+            cleaned = clean_turn(turn.text, vocabulary or episode.vocabulary)
             # Credit goes to what stays: the clean-up cuts operations off the end only.
             turn = dataclasses.replace(turn, operations=turn.operations[: len(cleaned.spans)])
             reason = cleaned.reason or invalid(turn)
@@ -321,7 +322,10 @@ def _turns(trace: Trace) -> dict[TurnKey, Turn]:
 
 
 def _example_lines(
-    kept: Sequence[Candidate], out: Path, vocabulary: frozenset[str], tick: Callable[[int], None]
+    kept: Sequence[Candidate],
+    out: Path,
+    given: frozenset[str] | None,
+    tick: Callable[[int], None],
 ) -> Iterator[str]:
     by_trace: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in kept:
@@ -329,6 +333,7 @@ def _example_lines(
     for index, (path, chosen) in enumerate(by_trace.items()):
         trace = read_trace(path)
         turns = _turns(trace)
+        vocabulary = given or vocabulary_of(trace.header)
         for candidate in chosen:
             key, turn = candidate.key, turns[candidate.key]
             cleaned = clean_turn(turn.completion.text, vocabulary)
@@ -350,7 +355,7 @@ def _example_lines(
         tick(index + 1)
 
 
-def _example_body(turn: Turn, cleaned: CleanTurn, vocabulary: frozenset[str]) -> dict[str, Any]:
+def _example_body(turn: Turn, cleaned: CleanTurn, vocabulary: Iterable[str]) -> dict[str, Any]:
     """Prompt verbatim and the cleaned turn; `history`: the cleaned form of earlier assistant turns, for
     the loss that trains on them too (a turn that the clean-up leaves nothing of is not listed)."""
     messages = [{"role": m.role, "content": m.content} for m in turn.messages]
@@ -390,11 +395,11 @@ def _refuse_seeds(seeds: Iterable[int], forbidden: Iterable[int], path: str = ""
 def _fingerprint(
     paths: Sequence[str],
     config: SelectionConfig,
-    vocabulary: frozenset[str],
+    vocabulary: frozenset[str] | None,
     wanted: Mapping[str, int],
 ) -> str:
     digest = hashlib.sha256(config_hash(config).encode())
-    digest.update(json.dumps([sorted(vocabulary), sorted(wanted.items())]).encode())
+    digest.update(json.dumps([sorted(vocabulary or OPERATIONS), sorted(wanted.items())]).encode())
     for path in paths:
         content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         digest.update(f"{os.path.basename(path)} {content}\n".encode())

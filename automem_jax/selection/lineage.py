@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from automem_jax.agent.grammar import parse
+from automem_jax.selection.cleanup import vocabulary_of
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Line:
     writer: TurnKey | None = None
     first_read: ReadBack | None = None
     reads: int = 0
+    asked: int = 0  # of the reads, those by an operation
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class EpisodeLineage:
 
     `success_step` is the last step whose action raised progression, None where nothing did. `trace` is
     the path as it was given. `two_model` tells whether a specialist ran the consulting turns.
+    `vocabulary`: spelling -> operation of the template that was played.
     """
 
     trace: str
@@ -90,6 +93,7 @@ class EpisodeLineage:
     two_model: bool
     lines: dict[int, Line] = field(default_factory=dict)
     turns: list[TurnRecord] = field(default_factory=list)
+    vocabulary: Mapping[str, str] = field(default_factory=dict)
 
     def credited_reads(self) -> Iterator[Line]:
         """Lines the agent wrote that came back to it before the episode's success (or, in an episode
@@ -139,6 +143,7 @@ def follow(trace: Any, path: str) -> EpisodeLineage:
         progression=float(trace.end["progression"]),
         success_step=success_step(progressions),
         two_model=False,
+        vocabulary=vocabulary_of(header),
     )
     ids: dict[str, list[int]] = {}  # a file's line ids, rising
     for step in trace.steps:
@@ -188,17 +193,20 @@ def _follow_turn(episode: EpisodeLineage, key: TurnKey, turn: Any) -> TurnRecord
         text=turn.completion.text,
         operations=tuple(turn.operations),
         failed=turn.completion.error is not None,
-        cut_off=turn.completion.finish_reason == "length" and _ends_open(turn.completion.text),
+        cut_off=turn.completion.finish_reason == "length"
+        and _ends_open(turn.completion.text, episode.vocabulary),
     )
 
 
-def _ends_open(text: str) -> bool:
+def _ends_open(text: str, vocabulary: Mapping[str, str]) -> bool:
     """Whether the last operation is not closed: then more text would be part of it."""
-    operations, more = parse(text).operations, parse(text + " x").operations
+    operations = parse(text, vocabulary).operations
+    more = parse(text + " x", vocabulary).operations
     return bool(operations) and more[-1].end > operations[-1].end
 
 
 def _note_read(line: Line, read: ReadBack) -> None:
     line.reads += 1
+    line.asked += read.via == "read"
     if line.first_read is None:
         line.first_read = read

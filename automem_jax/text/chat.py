@@ -12,6 +12,7 @@ The weight sits on the token that is to be predicted; the loss shifts by one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ class ChatFormat:
     close: tuple[str, ...]
     default_system: str | None = None
 
+
+_COUNTED_TURNS = 4096
 
 FORMATS = {
     "roles": ChatFormat(
@@ -141,3 +144,23 @@ def _parts(parts: tuple[str, ...], role: str, tokenizer: Tokenizer) -> list[int]
         is_control = part.startswith("<|") and part.endswith("|>")
         ids += [tokenizer.control(part)] if is_control else tokenizer.encode(part)
     return ids
+
+
+class TokenCount:
+    """How many tokens `render` makes of a conversation, generation prompt included; each turn is
+    encoded once."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        chat = FORMATS[tokenizer.chat_format]
+        self._default = chat.default_system
+        self._constant = len(_parts(chat.start, "", tokenizer))
+        self._constant += len(_parts(chat.role_prefix, "assistant", tokenizer))
+        self._turn = functools.lru_cache(maxsize=_COUNTED_TURNS)(
+            lambda role, content: len(_turn(Message(role, content), tokenizer, chat))
+        )
+
+    def __call__(self, messages: Sequence[Message]) -> int:
+        total = self._constant + sum(self._turn(m.role, m.content) for m in messages)
+        if self._default is not None and (not messages or messages[0].role != "system"):
+            total += self._turn("system", self._default)
+        return total

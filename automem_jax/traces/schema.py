@@ -5,8 +5,8 @@ percept that was acted on, with everything said and done before the action), the
 holds no wall-clock time and nothing that depends on what else shared the batch, so the same seed,
 weights and template give the same bytes.
 
-Nothing is stored twice: prompts are deltas (see prompts.py) and memory is changes (see
-automem_jax.agent.memory.replay), so a file grows linearly with the episode.
+Nothing is stored twice: a text that repeats another refers to it (see compact.py) and memory is
+changes (see automem_jax.agent.memory.replay), so a file grows linearly with the episode.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 from automem_jax.text.messages import Completion, Message, Phase, PolicyRole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1 stored prompts as deltas and everything else in full
 
 
 class TraceError(ValueError):
@@ -39,6 +40,7 @@ class Turn:
       stripped_action: an action written where none may be taken (LOG, or the specialist in PLAN).
       errors: what could not be executed, in the words shown to the model, and failed calls.
       index: turn within the phase, from 0.
+      rejected: the action that a guard sent back after this turn; None if none did.
     """
 
     role: PolicyRole
@@ -50,17 +52,21 @@ class Turn:
     stripped_action: str | None
     errors: tuple[str, ...]
     index: int
+    rejected: str | None = None
 
 
 @dataclass(frozen=True)
 class PhaseRecord:
     """One conversation. `shown` maps a file to ranges [first id, last id] of its lines that the
     first prompt displayed without being asked: every line of that file whose id lies in a range, both
-    ends inclusive, was displayed. Ids of other files' lines may lie between."""
+    ends inclusive, was displayed. Ids of other files' lines may lie between. `cuts` lists what the
+    token budget took from the prompts: turn, slot (or "answer", "reply", ...), and how many of how many
+    characters were kept (kept, of)."""
 
     phase: Phase
     shown: dict[str, list[list[int]]]
     turns: tuple[Turn, ...]
+    cuts: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class Step:
     Attributes:
       t: environment step, from 0.
       percept: long_text, short_text, reward, done, progression, end_reason, action,
-        unknown_action, failed. `reward` and `action` are of the step that led here.
+        unknown_action, failed, changed (whether that action did anything that the agent can see;
+        None where there was none). `reward` and `action` are of the step that led here.
       phases: LOG (from t = 1, if it ran) and PLAN, in this order.
       memory: changes in order; replaying all of them up to here rebuilds the files.
       action: what was sent to the environment.

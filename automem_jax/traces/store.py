@@ -8,9 +8,18 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from automem_jax.text.messages import Completion
-from automem_jax.traces.prompts import PromptDecoder
-from automem_jax.traces.schema import SCHEMA_VERSION, PhaseRecord, Step, Trace, TraceError, Turn
+from automem_jax.text.messages import Completion, Message
+from automem_jax.traces.compact import RecordPacker, RecordUnpacker
+from automem_jax.traces.first_schema import FirstSchema
+from automem_jax.traces.schema import (
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    PhaseRecord,
+    Step,
+    Trace,
+    TraceError,
+    Turn,
+)
 
 _PARTIAL = ".partial"
 _REDO = "delete the file and run its stage again"
@@ -40,6 +49,8 @@ class TraceWriter:
         self.path = directory / f"{episode}.jsonl"
         self._partial = self.path.with_name(self.path.name + _PARTIAL)
         self._file = open(self._partial, "wb")
+        self._packer = RecordPacker()
+        self.size = 0  # bytes written so far
         self._write({"type": "header", "schema": SCHEMA_VERSION, "episode": episode, **header})
 
     def step(self, record: Mapping[str, Any]) -> None:
@@ -65,7 +76,9 @@ class TraceWriter:
         self.close()
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(_line(record))
+        line = _line(self._packer.pack(record))
+        self._file.write(line)
+        self.size += len(line)
         self._file.flush()
 
 
@@ -109,27 +122,29 @@ def read_trace(path: str | os.PathLike) -> Trace:
     header = records[0]
     if header.get("type") != "header":
         raise TraceError(f"{path}:1: expected a header, got type {header.get('type')!r}; {_REDO}")
-    if header.get("schema") != SCHEMA_VERSION:
+    schema = header.get("schema")
+    if schema not in READABLE_VERSIONS:
         raise TraceError(
-            f"{path}:1: trace schema {header.get('schema')!r}, this version reads {SCHEMA_VERSION}; "
-            "read it with the version that wrote it (header: versions) or run its stage again"
+            f"{path}:1: trace schema {schema!r}, this version reads "
+            f"{', '.join(map(str, READABLE_VERSIONS))}; read it with the version that wrote it "
+            "(header: versions) or run its stage again"
         )
     steps, end = [], None
-    decoder = PromptDecoder()
+    unpacker = FirstSchema() if schema == 1 else RecordUnpacker()
     for number, record in enumerate(records[1:], 2):
         kind = record.get("type")
         try:
             if end is not None:
                 raise ValueError("a record after the end record")
             if kind == "step":
-                steps.append(_step(record, decoder))
+                steps.append(_step(unpacker.unpack(record)))
             elif kind == "end":
-                end = record
+                end = unpacker.unpack(record)
             else:
                 raise ValueError(f"unknown record type {kind!r}")
         except KeyError as error:
             raise TraceError(f"{path}:{number}: {kind} record lacks {error}; {_REDO}") from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise TraceError(f"{path}:{number}: {error}; {_REDO}") from error
     return Trace(header, steps, end)
 
@@ -144,14 +159,17 @@ def _parse(path: pathlib.Path, number: int, line: bytes) -> dict[str, Any]:
     return record
 
 
-def _step(record: Mapping[str, Any], decoder: PromptDecoder) -> Step:
+def _step(record: Mapping[str, Any]) -> Step:
     phases = []
     for phase in record["phases"]:
-        turns = [
-            _turn(turn, index, decoder.decode(phase["phase"], index, turn["prompt"]))
-            for index, turn in enumerate(phase["turns"])
-        ]
-        phases.append(PhaseRecord(phase["phase"], phase["shown"], tuple(turns)))
+        messages: tuple[Message, ...] = ()
+        turns = []
+        for index, turn in enumerate(phase["turns"]):
+            messages += tuple(Message(m["role"], m["text"]) for m in turn["prompt"])
+            turns.append(_turn(turn, index, messages))
+        phases.append(
+            PhaseRecord(phase["phase"], phase["shown"], tuple(turns), tuple(phase["cuts"]))
+        )
     return Step(
         t=record["t"],
         percept=record["percept"],
@@ -185,4 +203,5 @@ def _turn(record: Mapping[str, Any], index: int, messages: tuple) -> Turn:
         stripped_action=record["stripped_action"],
         errors=tuple(record["errors"]),
         index=index,
+        rejected=record["rejected"],
     )

@@ -12,14 +12,16 @@ _TEXT = {
     "nothing you merely expect, and nothing that is in the files already. Finish with <|DONE|>.",
     "plan_task": "Phase PLAN. Look up what you need in your files, then commit one action of the list "
     "with <|ACTION|>name<|END|>. What you look up is shown to you before you act.",
+    "log_now": "Phase LOG: write what is new, then <|DONE|>.",
+    "plan_now": "Phase PLAN: look up, or commit <|ACTION|>name<|END|>.",
     "nudge": "Commit one action now: <|ACTION|>name<|END|>",
     "last_request": "Memory is closed for this step. Answer with <|ACTION|>name<|END|> only.",
 }
 
 
 def get_config() -> ConfigDict:
-    constant = ["role", "instructions", "form", "help"]
-    changing = ["observation", "previous", "files"]
+    constant = ["role", "instructions", "form"]
+    changing = ["files", "observation", "status", "previous"]
     return ConfigDict(
         {
             "id": "crafter_v0",
@@ -34,33 +36,37 @@ def get_config() -> ConfigDict:
             "new_files": {"allow": True, "max": 5},
             "phases": {
                 "log": {
-                    "system": constant,
-                    "slots": changing + ["log_task"],
+                    "system": [*constant, "log_task", "help"],
+                    "slots": [*changing, "log_now"],
                     "max_turns": 10,
                     "ops": ["READ", "SEARCH", "TAIL", "COUNT", "APPEND", "WRITE", "CREATE"],
                 },
                 "plan": {
-                    "system": constant,
-                    "slots": changing + ["plan_task"],
+                    "system": [*constant, "plan_task", "help"],
+                    "slots": [*changing, "plan_now"],
                     "max_turns": 10,
                     "nudge": "nudge",
                     "last_request": "last_request",
                 },
             },
             "slots": {
-                "role": {"text": "role"},
-                "instructions": {"builtin": "instructions"},
-                "form": {"text": "form"},
-                "help": {"builtin": "memory_help", "label": "Memory operations:\n"},
+                "role": {"text": "role", "priority": 9},
+                "instructions": {"builtin": "instructions", "priority": 9},
+                "form": {"text": "form", "priority": 8},
+                "help": {"builtin": "memory_help", "label": "Memory operations:\n", "priority": 8},
+                "files": {"builtin": "file_index", "label": "Your files:\n", "priority": 7},
                 "observation": {
                     "source": "percept.long_text",
                     "label": "Observation:\n",
                     "max_chars": 8000,
+                    "priority": 9,
                 },
-                "previous": {"builtin": "previous_action", "label": "Last action: "},
-                "files": {"builtin": "file_index", "label": "Your files:\n"},
-                "log_task": {"text": "log_task"},
-                "plan_task": {"text": "plan_task"},
+                "status": {"source": "percept.short_text", "max_chars": 1000, "priority": 8},
+                "previous": {"builtin": "previous_action", "label": "Last action: ", "priority": 8},
+                "log_task": {"text": "log_task", "priority": 9},
+                "plan_task": {"text": "plan_task", "priority": 9},
+                "log_now": {"text": "log_now", "priority": 9},
+                "plan_now": {"text": "plan_now", "priority": 9},
             },
             "actions": {"fallback": "Noop"},
         }

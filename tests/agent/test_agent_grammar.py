@@ -1,10 +1,13 @@
 """The operation grammar: order, spans, tolerance, round trip."""
 
+import random
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automem_jax.agent.grammar import OPERATIONS, format_operation, parse
+from automem_jax.agent.grammar import OPERATIONS, format_operation, parse, spellings
 
 PIECES = st.sampled_from(
     ["<|", "|>", "<", ">", "}", "|", "READ", "append", "END", "DONE", "ACTION", "notes", " ", "\n"]
@@ -120,3 +123,88 @@ def test_huge_replies_take_linear_time():
     assert len(parse("<|READ|>a" * 20_000).operations) == 20_000
     assert parse("<" * 1_000_000 + "|" * 1_000_000).operations == ()
     assert parse("<|" * 500_000).operations == ()
+
+
+def test_what_is_not_closed_or_not_known_is_told():
+    assert parse("<|READ notes<|END|>").errors == ("READ: its tag is not closed; write <|READ|>",)
+    assert parse("<READ|notes|END|>").errors == ("READ: its tag is not closed; write <|READ|>",)
+    assert parse("<|READ|notes<|END|>").errors == ("READ: its tag is not closed; write <|READ|>",)
+    assert parse("<|LIST FILES|>").errors[0].startswith("LIST FILES: no such operation")
+    assert parse("<|READ2|>a<|END|>").errors == ("READ2: no such operation; did you mean READ?",)
+    assert parse("so <|APPE").errors == (
+        "the reply breaks off inside <|APPE; write the operation again",
+    )
+    assert parse("<|READ|>a<|END|").errors == parse("see <|x and 3>2").errors == ()
+    assert ops("<|READ|>a<|END|\n<|TAIL|>b|2<|END|>") == [("READ", "a"), ("TAIL", "b", "2")]
+
+
+def test_errors_are_bounded_and_counted():
+    parsed = parse("<|OOPS|>" * 500)
+    assert len(parsed.errors) == 101 and parsed.errors[-1] == "400 more errors like these"
+    assert parse("<|ACTION|>" + "x" * 300).action is None
+    assert "300 characters" in parse("<|ACTION|>" + "x" * 300).errors[0]
+
+
+def test_the_last_action_counts_even_if_it_is_empty():
+    assert parse("<|ACTION|>north<|END|>no: <|ACTION|><|END|>").action is None
+    assert parse("<|ACTION|>north\nbecause of lava").action == "north"
+
+
+RENAMED = spellings({"APPEND": "NOTE", "SEARCH": "LOOK_FOR"})
+
+
+def test_renamed_operations_are_canonical_in_the_result():
+    parsed = parse("<|note|>a|b<|END|><LOOK_FOR>a|x<END></NOTE><|READ|>a<|END|>", RENAMED)
+    assert [o.op for o in parsed.operations] == ["APPEND", "SEARCH", "READ"]
+    assert parse("<|APPEND|>a|b<|END|>", RENAMED).errors == (
+        "APPEND: no such operation; it is written NOTE here",
+    )
+    assert format_operation("APPEND", "a", "b", spelling="NOTE") == "<|NOTE|>a|b<|END|>"
+
+
+@settings(max_examples=200, deadline=None)
+@given(REPLIES)
+def test_spans_are_exact(text):
+    """What a span holds is the operation and nothing of its neighbours; a renamed vocabulary gives
+    the same operations under other spellings."""
+    parsed = parse(text)
+    stops = [0]
+    for operation in parsed.operations:
+        written = text[operation.start : operation.end]
+        assert written[0] == "<" and operation.start >= stops[-1]
+        assert all(argument in written for argument in operation.args)
+        stops.append(operation.end)
+    for start, end in parsed.action_spans:
+        assert not any(o.start < end and start < o.end for o in parsed.operations)
+
+
+def test_a_hundred_thousand_random_strings():
+    source = random.Random(7)
+    tokens = ["<|", "|>", "<", ">", "}", "|", "</", "READ", "append", "END", "ACTION", "DONE", "OP"]
+    tokens += ["notes", " ", "\n", "```", "<|END|>", "<|READ|>", "<|APPEND|>a|", "\ud800", "é", "x"]
+    for _ in range(100_000):
+        text = "".join(source.choices(tokens, k=source.randrange(12)))
+        parsed = parse(text)
+        position = 0
+        for operation in parsed.operations:
+            assert position <= operation.start < operation.end <= len(text)
+            position = operation.end
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<|", "<|READ", "<|APPEND ", "<READ>", "<|x|>", "<ABC>", "<    ", "```", " ", "<|ACTION|>"]
+    + ["<|READ|>a", "<|" + "A" * 64, "<|END|>"],
+)
+def test_time_is_linear_in_hostile_text(piece):
+    def timed(size):
+        text = "<|APPEND|>a|" + piece * (size // len(piece))
+        best = float("inf")
+        for _ in range(3):
+            start = time.process_time()
+            parse(text)
+            best = min(best, time.process_time() - start)
+        return best
+
+    timed(1_000)
+    assert timed(200_000) < 50 * timed(10_000) + 0.3  # 20 times as much; a square would be 400

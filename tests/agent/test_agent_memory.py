@@ -231,3 +231,115 @@ def test_append_upsert_and_tail_do_not_slow_down():
 def test_replay_refuses_what_does_not_fit(change):
     with pytest.raises(ValueError, match="memory change"):
         replay([{"op": "create", "file": "notes"}, change])
+
+
+def test_replay_of_every_prefix_is_what_the_store_was():
+    memory = store(log=FileSpec(kind="log", hard_lines=6, keep_lines=3, pin_head=1))
+    changes, states = [], []
+    for i in range(40):
+        memory.execute(("APPEND", "WRITE", "DELETE")[i % 7 % 3], ("notes", f"n {i}"))
+        memory.execute("APPEND", ("log", f"line {i}"))
+        memory.prune()
+        changes.append(memory.changes())
+        states.append(memory.snapshot())
+    for t, state in enumerate(states):
+        assert replay([c for step in changes[: t + 1] for c in step]) == state
+
+
+def test_tail_and_search_keep_the_newest_and_a_long_line_is_cut_visibly():
+    memory = MemoryStore(
+        {"log": FileSpec(kind="log", seed="a 1111\na 2222\na 3333")}, Limits(read_chars=13)
+    )
+    tail = memory.execute("TAIL", ("log", "3"))
+    assert tail.answer == "TAIL log:\n[1 line before these left out]\na 2222\na 3333"
+    assert tail.read == (1, 2) == memory.execute("SEARCH", ("log", "a")).read
+    memory = MemoryStore({"log": FileSpec(kind="log", seed="x" * 50)}, Limits(read_chars=20))
+    for op in ("READ", "TAIL"):
+        answer = memory.execute(op, ("log",)).answer
+        assert answer == f"{op} log:\n{'x' * 20} …[cut: 30 more characters]"
+
+
+def test_pinned_lines_survive_pruning_also_when_they_are_replaced():
+    spec = FileSpec(
+        kind="map", key=("k",), hard_lines=5, keep_lines=2, pin_head=1, pin_mark="!", seed="home: a"
+    )
+    memory = store(map=spec)
+    for text in ["x|1", "altar|!of law", "y|2", "home|b", "z|3", "w|4"]:
+        assert memory.execute("UPSERT", ("map", text)).ok
+    memory.prune()
+    assert contents(memory, "map") == ["altar: !of law", "home: b", "z: 3", "w: 4"]
+    for i in range(50):  # the agent cannot pin without end
+        memory.execute("UPSERT", ("map", f"{i}|!pin"))
+        memory.prune()
+    assert "home: b" in contents(memory, "map") and len(memory.lines("map")) <= 5
+
+
+def test_keys_hold_no_colon_that_reads_as_the_one_before_the_value():
+    memory = store(map=FileSpec(kind="map", key=("k",), max_line_chars=20))
+    memory.execute("UPSERT", ("map", "Npc: Bob:|at 5: north"))
+    assert contents(memory, "map") == ["npc:bob: at 5: north"]
+    memory.execute("UPSERT", ("map", "npc:bob: gone"))
+    assert contents(memory, "map") == ["npc:bob: gone"]
+    assert "is too long" in memory.execute("UPSERT", ("map", "k" * 20 + "|x")).answer
+    assert memory.execute(
+        "DELETE", ("map", "NPC:Bob")
+    ).answer == "error: DELETE map: not allowed " + (
+        "on this file; allowed: READ, SEARCH, TAIL, COUNT, UPSERT"
+    )
+
+
+def test_a_full_file_says_what_can_be_done():
+    full = {"log": FileSpec(kind="log"), "doc": FileSpec(kind="document")}
+    memory = MemoryStore(full, Limits(file_bytes=10))
+    assert memory.execute("APPEND", ("log", "0123456789")).error.endswith(
+        "write less, or elsewhere"
+    )
+    assert memory.execute("APPEND", ("doc", "0123456789")).error.endswith("first with WRITE")
+
+
+def test_an_unknown_operation_is_refused():
+    assert store().execute("FOO", ("notes",)).error == "'FOO' is not allowed here; allowed: none"
+
+
+def test_answers_use_the_templates_words():
+    words = {"APPEND": "NOTE", "SEARCH": "FIND"}
+    memory = MemoryStore({"notes": FileSpec(kind="log")}, renamed=words)
+    assert memory.execute("APPEND", ("notes", "a")).answer == "NOTE notes: 1 line"
+    assert memory.execute("SEARCH", ("notes", "b")).answer == "FIND notes: nothing with 'b'"
+    refused = memory.execute("WRITE", ("notes", "b")).answer
+    assert refused.endswith("allowed: READ, FIND, TAIL, COUNT, NOTE")
+
+
+def test_cost_of_an_operation_does_not_depend_on_what_the_file_has_seen():
+    """At 100 and at 50,000 lines, and after as many were removed again from either end."""
+    limits = Limits(file_bytes=10**9, total_bytes=10**9)
+    files = {"log": FileSpec(kind="log", ops=ALL[:-4] + ("DELETE",)), "map": FileSpec(kind="map")}
+
+    def timed(memory):
+        best = 9.0
+        for _ in range(5):
+            start = time.process_time()
+            for i in range(100):
+                memory.execute("APPEND", ("log", f"x {i}"))
+                memory.execute("UPSERT", ("map", f"{i % 5}|v {i}"))
+                memory.execute("TAIL", ("log", "3"))
+                memory.ranges("log", [number for number, _ in memory.tail("log", 5)])
+                memory.index()
+            memory.changes()
+            best = min(best, time.process_time() - start)
+        return best
+
+    def filled(count):
+        memory = MemoryStore(files, limits)
+        memory.add_lines("log", "\n".join(f"line {i}" for i in range(count)))
+        for i in range(count // 5):
+            memory.execute("UPSERT", ("map", f"{i % 5}|value {i}"))
+        memory.changes()
+        return memory
+
+    few, many = filled(100), filled(50_000)
+    at_few = timed(few)
+    assert timed(many) < 4 * at_few + 0.05
+    for lines in (many.lines("log")[:-2_000], many.lines("log")[-1_000:]):
+        many.execute("DELETE", ("log", "\n".join(text for _, text in lines)[: 10**9]))
+    assert timed(many) < 4 * at_few + 0.05

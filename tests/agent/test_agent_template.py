@@ -73,7 +73,7 @@ def guard(kind, **params):
 OBSERVER = "phases.plan.guards[0].params.observer"
 NEEDS = "phases.plan.guards[0].params.needs"
 PROBLEMS = [
-    (["observers", "x"], {"type": "glyph_map"}, "observers.x.type"),
+    (["observers", "x"], {"type": "glyf_map"}, "observers.x.type"),
     (["observers", "x"], {"type": "events"}, "observers.x.params"),
     (["slots", "y"], {"source": "nowhere.at"}, "slots.y.source"),
     (["slots", "y"], {"text": "role", "builtin": "actions"}, "slots.y"),
@@ -96,7 +96,7 @@ PROBLEMS = [
         {"type": "obs_diff", "params": {"clocks": [1]}},
         "observers.x.params.clocks",
     ),
-    (["observers", "x"], {"type": "events", "params": {"path": 3}}, "observers.x.params"),
+    (["observers", "x"], {"type": "events", "params": {"path": 3}}, "observers.x.params.path"),
     (
         ["slots", "y"],
         {"text": "role", "when": {"compare": ["percept.step", {}, 1]}},

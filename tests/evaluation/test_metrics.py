@@ -6,8 +6,10 @@ from automem_jax.evaluation.metrics import (
     CueCounter,
     CueProbe,
     behaviour,
+    oscillating,
     probe_for,
     unproductive_actions,
+    without_effect,
 )
 from automem_jax.traces.store import read_trace
 
@@ -151,3 +153,129 @@ def test_a_late_cue_is_no_cue(tmp_path, late):
 def test_memento_has_a_probe_and_other_tasks_none():
     assert probe_for("MiniHack-Memento-Short-F2-v0").pattern == "(blue jelly|lichen)"
     assert probe_for("NetHackChallenge-v0") is None
+
+
+def logged(*texts, first=0, file="notes.txt", op_name="APPEND"):
+    """A LOG turn that writes these lines, and the change that records it."""
+    ids = list(range(first, first + len(texts)))
+    change = insert(file, *zip(ids, texts, strict=True), at=first)
+    return {"log": [turn(op(op_name, file=file, wrote=ids))], "memory": [change]}
+
+
+def test_a_write_is_contradicted_by_the_numbers_the_agent_saw(tmp_path):
+    status = "Your status:\n- health: {}/9\nYour inventory:\n- wood: {}"
+    lines = [
+        ("health: 7, wood: 2", False),  # true now
+        ("health is 9", False),  # true one percept ago
+        ("wood = 5 now", True),
+        ("need wood: 5 for a table; health: 7", False),  # an aim is no claim
+        ("health was 3", False),  # nor is the past
+        ("iron: 4", False),  # never seen: cannot be judged
+        ("tree 3 steps north", False),
+        ("all fine and health: 2", True),
+    ]
+    for seed, (line, contradicted) in enumerate(lines):
+        steps = [
+            step("a", short=status.format(9, 2)),
+            step("b", short=status.format(7, 2), **logged(line)),
+        ]
+        result = counted(write_episode(tmp_path / str(seed), seed, steps))
+        assert result["contradicted_write_share"] == float(contradicted), line
+
+
+def test_an_item_that_is_used_up_counts_as_none(tmp_path):
+    steps = [step("a", short="- wood: 3"), step("b"), step("c", **logged("wood: 3"))]
+    assert counted(write_episode(tmp_path, 1, steps))["contradicted_write_share"] == 1.0
+
+
+def test_lines_taken_back_soon_are_told_from_pruned_and_rewritten_ones(tmp_path):
+    def removing(ids, *new, first, writer="UPSERT"):
+        made = logged(*new, first=first, op_name=writer)
+        made["memory"].insert(0, {"op": "remove", "file": "notes.txt", "ids": ids})
+        return made
+
+    pruned = {"memory": [{"op": "remove", "file": "notes.txt", "ids": [1]}]}
+    steps = [
+        step("a", memory=[create("notes.txt")]),
+        step("b", **logged("door: shut", "old", "kept")),
+        step("c", **removing([0], "door: open", first=3)),  # taken back
+        step("d", **pruned),  # by the system
+        step(
+            "e", **removing([2, 3], "Kept!", "door: open", first=4, writer="WRITE")
+        ),  # written again
+        *(step(f"{t}") for t in range(12)),
+        step("f", **removing([4], "news", first=6)),  # long after
+    ]
+    result = counted(write_episode(tmp_path, 1, steps))
+    assert result["retracted_write_share"] == 1 / 7
+
+
+def test_read_back_and_asked_back(tmp_path):
+    steps = [
+        step("a", memory=[create("notes.txt")]),
+        step("b", **logged("one", "two", "three")),
+        step("c", plan=[turn(op("READ", read=[1])), turn(action="north")]),
+        step("d", shown={"notes.txt": [[1, 2]]}),
+    ]
+    result = counted(write_episode(tmp_path, 1, steps))
+    assert result["write_read_back_share"] == 2 / 3
+    assert result["write_asked_back_share"] == 1 / 3
+
+
+def test_memory_growth_leaves_the_seed_out(tmp_path):
+    seed = [create("notes.txt"), insert("notes.txt", (0, "x" * 500))]
+    steps = [
+        step("a", memory=seed),
+        step("b", **logged("four", "five", first=1)),
+        step("c", memory=[{"op": "remove", "file": "notes.txt", "ids": [1]}]),
+        step("d", memory=[create("own"), {"op": "delete", "file": "own"}]),
+        step("e"),
+    ]
+    result = counted(write_episode(tmp_path, 1, steps))
+    assert result["memory_lines_per_step"] == 1 / 4
+    assert result["memory_characters_per_step"] == 1.0
+    assert counted(write_episode(tmp_path / "x", 2, [step("a")]))["memory_lines_per_step"] is None
+
+
+def test_oscillation_by_actions_and_by_what_is_seen(tmp_path):
+    def verdicts(seed, *pairs, **last):
+        steps = [step(text, action=action) for text, action in pairs]
+        steps[-1]["percept"] |= last
+        return oscillating(read_trace(write_episode(tmp_path / str(seed), seed, steps)))
+
+    swinging = [(f"room {i}", "east" if i % 2 else "west") for i in range(5)]
+    assert verdicts(1, *swinging) == [False, False, False, True, False]  # the end
+    assert verdicts(2, *swinging, reward=1.0) == [False, False, False, False, False]
+    same = [(f"room {i}", "west") for i in range(5)]
+    assert not any(verdicts(3, *same)), "pressing on is no oscillation"
+    back = [("hall T:1", "west"), ("den T:2", "dig"), ("hall T:3", "wait")]
+    assert verdicts(4, *back) == [False, True, False]
+
+
+def test_the_typed_comparison_overrules_the_texts(tmp_path):
+    steps = [step("cow north"), step("cow west"), step("a wall"), step("a wall")]
+    for record, changed in zip(steps[1:], (False, True, True), strict=True):
+        record["percept"]["changed"] = changed
+    result = without_effect(read_trace(write_episode(tmp_path, 1, steps)))
+    assert result[:3] == [True, False, False]
+
+
+def test_invalid_mended_and_rejected_actions(tmp_path):
+    steps = [step("a"), step("b"), step("c"), step("d")]
+    steps[0] |= {"action_source": "fallback", "proposed": "fly"}
+    steps[1] |= {"action_source": "fallback", "proposed": None}  # a failed call
+    steps[2] |= {"action_source": "repair", "proposed": "North!"}
+    steps[3]["percept"]["unknown_action"] = "nrth"  # of step 2
+    steps[3]["phases"][-1]["turns"] = [turn(action="sleep"), turn(action="north")]
+    steps[3]["phases"][-1]["turns"][0]["rejected"] = "sleep"
+    result = counted(write_episode(tmp_path, 1, steps))
+    assert result["invalid_action_share"] == 2 / 4
+    assert result["repaired_action_share"] == 1 / 4
+    assert result["rejected_actions_per_step"] == 1 / 4
+    assert result["fallback_action_share"] == 2 / 4
+
+
+def test_empty_searches_are_told_from_empty_reads(tmp_path):
+    asked = [turn(op("SEARCH", empty=True), op("SEARCH"), op("READ", empty=True)), turn(action="x")]
+    result = counted(write_episode(tmp_path, 1, [step("a", plan=asked)]))
+    assert result["empty_search_share"] == 1 / 2 and result["empty_read_share"] == 2 / 3

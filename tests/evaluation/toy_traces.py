@@ -1,7 +1,6 @@
 """Builds small traces for tests, through the real writer."""
 
 from automem_jax.text.messages import Message
-from automem_jax.traces.prompts import PromptEncoder
 from automem_jax.traces.store import TraceWriter
 
 
@@ -98,7 +97,6 @@ def write_episode(
     system="instructions",
 ):
     """Writes one finished trace and returns its path."""
-    encoder = PromptEncoder()
     header = {
         "env": "toy",
         "task": task,
@@ -117,7 +115,8 @@ def write_episode(
             for phase in record["phases"]:
                 messages = [Message("system", system), Message("user", f"{phase['phase']} {t}")]
                 for index, one in enumerate(phase["turns"]):
-                    one["prompt"] = encoder.encode(phase["phase"], index, messages)
+                    new = messages if index == 0 else messages[-2:]
+                    one["prompt"] = [{"role": m.role, "text": m.content} for m in new]
                     messages += [
                         Message("assistant", one["completion"]["text"]),
                         Message("user", "results"),

@@ -1,15 +1,19 @@
 """Traces: written, read back, torn, corrupt."""
 
 import json
+import tempfile
+from os.path import commonprefix
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from automem_jax.agent.agent import Agent, Decision
 from automem_jax.agent.memory import replay
 from automem_jax.agent.template import load_template
 from automem_jax.testing import ScriptedPolicy, ToyEnv
-from automem_jax.text.messages import Completion, Message, SamplingSettings
-from automem_jax.traces.prompts import PromptDecoder, PromptEncoder
+from automem_jax.text.messages import Completion, SamplingSettings
+from automem_jax.traces.compact import RecordPacker, RecordUnpacker
 from automem_jax.traces.schema import TraceError
 from automem_jax.traces.store import TraceWriter, iter_traces, list_traces, read_trace
 
@@ -22,7 +26,7 @@ def answer(request):
     return "<|ACTION|>forward<|END|>"
 
 
-def record_episode(directory, name="ep-42", finish=True):
+def record_episode(directory, name="ep-42", finish=True, writer=TraceWriter):
     env, policy = ToyEnv(), ScriptedPolicy(answer)
     agent = Agent(
         load_template("memento_v0"),
@@ -32,7 +36,7 @@ def record_episode(directory, name="ep-42", finish=True):
         instructions=env.instructions,
     )
     percept = env.reset([0], [42])[0]
-    with TraceWriter(directory, name, {"seed": 42, "arm": "base"}) as writer:
+    with writer(directory, name, {"seed": 42, "arm": "base"}) as writer:
         for _ in range(3):
             out = agent.observe(percept)
             while not isinstance(out, Decision):
@@ -55,7 +59,7 @@ def test_round_trip_rebuilds_every_prompt_and_the_memory(tmp_path):
     assert turns[0].completion.token_ids == (1, 2)
     assert replay(trace.changes()) == agent.store.snapshot()
     assert replay(trace.changes(before=1)) == {"notes": ()}
-    assert trace.episode == "ep-42" and trace.header["schema"] == 1 and trace.end["steps"] == 3
+    assert trace.episode == "ep-42" and trace.header["schema"] == 2 and trace.end["steps"] == 3
     assert [s.t for s in trace.steps] == [0, 1, 2]
 
 
@@ -106,8 +110,8 @@ def without(key):
         (1, without("type"), r":1: expected a header"),
         (
             1,
-            lambda line: line.replace(b'"schema":1', b'"schema":9'),
-            r":1: trace schema 9, .* reads 1",
+            lambda line: line.replace(b'"schema":2', b'"schema":9'),
+            r":1: trace schema 9, .* reads 1, 2",
         ),
         (5, lambda line: line + b"\n" + line, r":6: a record after the end record"),
     ],
@@ -126,19 +130,131 @@ def test_episode_ids_are_plain_names(tmp_path):
             TraceWriter(tmp_path, name, {})
 
 
-def test_prompt_deltas_keep_what_did_not_change():
-    encoder, decoder = PromptEncoder(), PromptDecoder()
-    first = (Message("system", "rules"), Message("user", "see: a\nplan"))
-    second = (Message("system", "rules"), Message("user", "see: bb\nplan"))
-    talk = (*second, Message("assistant", "x"), Message("user", "y"))
-    deltas = [encoder.encode("plan", 0, first), encoder.encode("plan", 0, second)]
-    deltas.append(encoder.encode("plan", 1, talk))
-    assert deltas[1] == [
-        {"role": "system", "keep": 5, "text": ""},
-        {"role": "user", "keep": 5, "text": "bb\nplan"},
+def unpack(packed):
+    """As a reader does: each record through JSON, in order."""
+    unpacker = RecordUnpacker()
+    return [unpacker.unpack(json.loads(json.dumps(record))) for record in packed]
+
+
+MAP = "\n".join(f"row {i}: " + "#." * 30 for i in range(20))
+
+
+def full_step(t, answer="", observation="you see a door to the north of you", lines=(), read=()):
+    reply = "<|READ|>notes<|END|><|APPEND|>notes|the door to the north is locked<|END|>"
+    operation = {"op": "READ", "args": ["notes"], "file": "notes", "start": 0, "end": 20}
+    operation |= {"ok": True, "answer": answer, "error": None, "wrote": [], "read": list(read)}
+    completion = {"text": reply, "token_ids": [1], "logprobs": [-0.5], "finish_reason": "stop"}
+    completion |= {"prompt_tokens": 9, "completion_tokens": 1, "error": None}
+    turn = {"role": "memory", "prompt": [], "completion": completion}
+    turn |= {"action": None, "done": False, "stripped_action": None, "rejected": None, "errors": []}
+    first = [{"role": "system", "text": "rules " * 50}]
+    first.append({"role": "user", "text": f"see:\n{observation}\n{MAP}\nplan {t}"})
+    more = [{"role": "assistant", "text": reply}, {"role": "user", "text": answer or "-"}]
+    turns = [
+        turn | {"prompt": first, "operations": [operation | {"redundant": False, "empty": False}]},
+        turn | {"prompt": more, "operations": [], "action": "north"},
     ]
-    assert deltas[2] == [{"role": "assistant", "text": "x"}, {"role": "user", "text": "y"}]
-    rebuilt = [decoder.decode("plan", i, d) for i, d in zip((0, 0, 1), deltas, strict=True)]
-    assert rebuilt == [first, second, talk]
-    with pytest.raises(ValueError, match="does not continue"):
-        encoder.encode("plan", 2, first)
+    percept = {"long_text": f"{observation}\n{MAP}\n", "short_text": "hp 9", "reward": 0.5}
+    percept |= {"done": False, "progression": 0.0, "end_reason": None, "action": None}
+    percept |= {"unknown_action": None, "failed": False, "map": MAP}
+    shown = {"notes": [[n, n] for n, _ in lines]} if lines else {}
+    insert = {"op": "insert", "file": "notes", "at": 0, "lines": [list(line) for line in lines]}
+    return {
+        "type": "step",
+        "t": t,
+        "percept": percept,
+        "phases": [{"phase": "plan", "shown": shown, "cuts": [], "turns": turns}],
+        "memory": [insert] if lines else [{"op": "create", "file": "notes"}],
+        "action": "north",
+        "action_source": "model",
+        "proposed": "north",
+        "errors": [],
+    }
+
+
+def test_packed_records_come_back_whole():
+    door = "the door to the north is locked"
+    steps = [
+        full_step(0, "READ notes: empty"),
+        full_step(1, f"READ notes:\n{door}", lines=[(5, door)], read=[5]),
+        full_step(2, f"READ notes:\n{door}", lines=[(7, "b" * 30), (9, "c" * 30)], read=[5]),
+        full_step(3, f"READ notes:\n{'b' * 30}\n{'c' * 30}", "you see a wall", read=[7, 9]),
+        *(full_step(t) for t in range(4, 90)),
+    ]
+    packer = RecordPacker()
+    packed = [packer.pack(step) for step in steps]
+    assert unpack(packed) == steps
+    sizes = [len(json.dumps(record)) for record in packed]
+    assert sizes[0] > 1500 and max(sizes[4:]) < 900  # the map, the rules and the reply stand once
+    assert packed[0]["percept"]["long_text"].endswith(MAP + "\n")
+    assert packed[0]["percept"]["map"] == [[1, 35, len(MAP)]]
+    assert door not in json.dumps(packed[1]["memory"])  # it stands in the reply
+
+
+def test_a_text_that_nothing_refers_to_is_forgotten_on_both_sides():
+    packer = RecordPacker()
+    steps = [full_step(t, f"answer number {t} is longer than a reference") for t in range(40)]
+    packed = [packer.pack(step) for step in steps]
+    assert unpack(packed) == steps
+    assert len(packer._known.texts) < 60
+    with pytest.raises(ValueError, match="which is not known"):
+        RecordUnpacker().unpack(packed[-1])
+
+
+TEXTS = st.lists(st.text(alphabet="ab\n", max_size=90) | st.sampled_from([MAP, MAP[7:300]]))
+
+
+@given(TEXTS)
+def test_any_texts_come_back(texts):
+    steps = [full_step(t, answer=text, observation=text) for t, text in enumerate(texts)]
+    packer = RecordPacker()
+    assert unpack([packer.pack(step) for step in steps]) == steps
+
+
+def test_traces_of_the_first_schema_can_still_be_read(tmp_path):
+    requests, _ = record_episode(tmp_path)
+    new = read_trace(tmp_path / "ep-42.jsonl")
+    prompts = [
+        [[m.content for m in turn.messages] for turn in phase.turns]
+        for step in new.steps
+        for phase in step.phases
+    ]
+    records = [{"type": "header", "schema": 1, "episode": "ep-42"}]
+    before = {}
+    for t, step in enumerate(steps_in_full(requests)):
+        for phase in step["phases"]:
+            base = before.get(phase["phase"], ["", ""])
+            first = phase["turns"][0]["prompt"]
+            before[phase["phase"]] = [m["text"] for m in first]
+            for i, message in enumerate(first):
+                keep = len(commonprefix([base[i], message["text"]]))
+                message["keep"], message["text"] = keep, message["text"][keep:]
+        records.append(step | {"t": t})
+    path = tmp_path / "old.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    old = read_trace(path)
+    assert [
+        [[m.content for m in turn.messages] for turn in phase.turns]
+        for step in old.steps
+        for phase in step.phases
+    ] == prompts
+    assert [s.percept for s in old.steps] == [s.percept for s in new.steps]
+
+
+def steps_in_full(requests):
+    """The records of an episode as the agent made them."""
+    kept = []
+
+    class Keeping(TraceWriter):
+        def step(self, record):
+            kept.append(json.loads(json.dumps(record)))
+            super().step(record)
+
+    with tempfile.TemporaryDirectory() as directory:
+        record_episode(directory, writer=Keeping)
+    for record in kept:
+        for phase in record["phases"]:
+            del phase["cuts"]
+            for turn in phase["turns"]:
+                del turn["rejected"]
+    return kept
