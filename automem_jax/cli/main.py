@@ -14,9 +14,12 @@ STAGES = {
     "select": "loop 2: pick good memory decisions from traces",
     "train": "loop 2: train the memory specialist's adapter",
     "evaluate": "two-model evaluation and attribution on held-out seeds",
+    "preflight": "compile for named hardware on any machine: does it fit, and what it costs",
     "report": "write the HTML report of a work directory",
+    "models": "get: fetch a small model by name, checked by hash",
+    "convert": "weights and adapters to and from hf, merged, peft, orbax",
     "envs": "check: play every environment twice and compare all observations",
-    "bench": "env: steps/s of the environments, with text and without",
+    "bench": "env: steps/s of the environments; train: tokens/s of fine-tuning",
 }
 
 
@@ -42,12 +45,14 @@ def run(argv: list[str] | None = None) -> None:
     module = importlib.import_module(f"automem_jax.cli.{stage}")
     from automem_jax.cli import flags
 
-    arguments = argv[2:]
+    arguments, main = argv[2:], module.main
     try:
         if hasattr(module, "WORDS"):
             stage, arguments = _with_word(stage, module.WORDS, arguments)
-        experiment = flags.parse(f"automem {stage}", module.__doc__, arguments)
-        module.main(experiment)
+            main = getattr(module, f"main_{stage.split()[-1]}", main)
+        positional = getattr(module, "POSITIONAL", ())
+        experiment = flags.parse(f"automem {stage}", module.__doc__, arguments, positional)
+        main(experiment)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where this one stopped", file=sys.stderr)
         sys.exit(130)
