@@ -54,10 +54,14 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The decoder. `source` is "embedded" or a directory with config.json and safetensors."""
+    """The decoder. `source` is "embedded" or a directory with config.json and safetensors.
+
+    `quantization` of the frozen base: none, int8 or nf4.
+    """
 
     source: str = "embedded"
     dtype: str = "float32"
+    quantization: str = "none"
     max_context: int = 256
     slots: int = 64
 
@@ -174,11 +178,28 @@ class SelectionConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """How devices are laid out. `fsdp` 0: what the other axes leave; the product is the device count.
+
+    data: copies of everything, each with its own rows. fsdp: rows, and a share of every weight.
+    tensor: shares of heads and hidden units. sequence: parts of a row. `slices`: how many times
+    that lies side by side, connected by the data-centre network only (copies, as data).
+    """
+
+    data: int = 1
+    fsdp: int = 0
+    tensor: int = 1
+    sequence: int = 1
+    slices: int = 1
+
+
+@dataclass(frozen=True)
 class LoraConfig:
-    """Adapter: rank, alpha, and targets "all_linear" or "attention"."""
+    """Adapter: rank, alpha, dropout, and targets "all_linear", "attention", "qv" or "mlp"."""
 
     rank: int = 16
     alpha: float = 32.0
+    dropout: float = 0.0
     targets: str = "all_linear"
 
 
@@ -186,20 +207,44 @@ class LoraConfig:
 class TrainingConfig:
     """LoRA fine-tuning on selected decisions.
 
-    `loss` is last_turn, all_assistant_turns or memory_ops. `row_tokens` is the packed row's
-    length, `batch_rows` how many rows an optimizer step sees. The schedule is cosine after a linear warm-up
-    over `warmup` of all steps. `checkpoint_every` counts optimizer steps.
+    `loss` is last_turn, all_assistant_turns or memory_ops. After a linear warm-up over `warmup` of
+    all steps, `schedule` (cosine, linear, constant) rules. `checkpoint_every` counts optimizer steps;
+    the last `keep_checkpoints` are kept, and the best.
+
+    An optimizer step sees `batch_rows` rows of `row_tokens` tokens, in all; `microbatch_rows` of them
+    at a time (0: all), as memory allows. `packing` is best_fit (rows as full as can be) or
+    first_fit (in the order of the shuffle). Items of a row that begin with `share_prefix` equal
+    tokens have them computed once; 0: never.
+
+    `heldout_share` of the episodes is held out and scored every `heldout_every` steps (0:
+    with every checkpoint); the best adapter is kept. After `patience` scores that are no
+    better than the best, training stops (0: never).
+
+    `attention` auto, plain, chunked, splash or cudnn; `remat` none, full, attention, dots or offload:
+    what the backward pass computes again, see models.settings; `loss_chunk`: labels of a row that are
+    unembedded at a time.
     """
 
     lora: LoraConfig = field(default_factory=LoraConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     loss: str = "last_turn"
     epochs: int = 4
     learning_rate: float = 5e-5
+    schedule: str = "cosine"
     warmup: float = 0.05
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     row_tokens: int = 512
     batch_rows: int = 4
+    microbatch_rows: int = 0
+    packing: str = "best_fit"
+    share_prefix: int = 0
+    heldout_share: float = 0.0
+    heldout_every: int = 0
+    patience: int = 0
+    attention: str = "auto"
+    remat: str = "none"
+    loss_chunk: int = 512
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
     seed: int = 0
@@ -343,6 +388,18 @@ def check(config: ExperimentConfig) -> None:
         ("training.row_tokens", config.training.row_tokens, 16),
         ("training.batch_rows", config.training.batch_rows, 1),
         ("training.lora.rank", config.training.lora.rank, 1),
+        ("training.microbatch_rows", config.training.microbatch_rows, 0),
+        ("training.share_prefix", config.training.share_prefix, 0),
+        ("training.heldout_every", config.training.heldout_every, 0),
+        ("training.patience", config.training.patience, 0),
+        ("training.loss_chunk", config.training.loss_chunk, 1),
+        ("training.checkpoint_every", config.training.checkpoint_every, 1),
+        ("training.keep_checkpoints", config.training.keep_checkpoints, 1),
+        ("training.mesh.data", config.training.mesh.data, 1),
+        ("training.mesh.fsdp", config.training.mesh.fsdp, 0),
+        ("training.mesh.tensor", config.training.mesh.tensor, 1),
+        ("training.mesh.sequence", config.training.mesh.sequence, 1),
+        ("training.mesh.slices", config.training.mesh.slices, 1),
     ):
         if value < low:
             raise ConfigError(f"config.{place}: must be at least {low}, got {value}")
@@ -350,12 +407,29 @@ def check(config: ExperimentConfig) -> None:
         ("env.prompt_mode", config.env.prompt_mode, ("hybrid", "language")),
         ("agent.kind", config.agent.kind, ("memory", *BASELINES)),
         *(("evaluation.baselines", kind, BASELINES) for kind in config.evaluation.baselines),
+        ("model.quantization", config.model.quantization, ("none", "int8", "nf4")),
         ("policy.kind", config.policy.kind, ("local", "openai", "anthropic")),
         ("architect.kind", config.architect.kind, ("catalog", "api")),
         ("architect.api.kind", config.architect.api.kind, ("openai", "anthropic")),
         ("selection.kind", config.selection.kind, ("lineage", "random")),
         ("training.loss", config.training.loss, ("last_turn", "all_assistant_turns", "memory_ops")),
-        ("training.lora.targets", config.training.lora.targets, ("all_linear", "attention")),
+        (
+            "training.lora.targets",
+            config.training.lora.targets,
+            ("all_linear", "attention", "qv", "mlp"),
+        ),
+        ("training.schedule", config.training.schedule, ("cosine", "linear", "constant")),
+        ("training.packing", config.training.packing, ("best_fit", "first_fit")),
+        (
+            "training.attention",
+            config.training.attention,
+            ("auto", "plain", "chunked", "splash", "cudnn"),
+        ),
+        (
+            "training.remat",
+            config.training.remat,
+            ("none", "full", "attention", "dots", "offload"),
+        ),
     ):
         if value not in allowed:
             raise ConfigError(f"config.{place}: {value!r} is none of {', '.join(allowed)}")
@@ -375,8 +449,33 @@ def check(config: ExperimentConfig) -> None:
             f"config.env.task: {config.env.task!r} is no task of {config.env.name!r}; set env.task to "
             f"{own.get(config.env.name, 'its own name')!r}"
         )
+    _check_training(config.training)
     if not 0 <= config.sampling.min_p < 1 or not 0 < config.sampling.top_p <= 1:
         raise ConfigError(
             f"config.sampling: top_p {config.sampling.top_p} must be in (0, 1], "
             f"min_p {config.sampling.min_p} in [0, 1)"
+        )
+
+
+def _check_training(training: TrainingConfig) -> None:
+    for place, value, below in (
+        ("heldout_share", training.heldout_share, 1.0),
+        ("lora.dropout", training.lora.dropout, 1.0),
+    ):
+        if not 0 <= value < below:
+            raise ConfigError(f"config.training.{place}: must be in [0, {below:g}), got {value}")
+    if training.patience and not training.heldout_share:
+        raise ConfigError(
+            f"config.training.patience: {training.patience} needs held-out items to watch; set "
+            "training.heldout_share too"
+        )
+    if training.microbatch_rows and training.batch_rows % training.microbatch_rows:
+        raise ConfigError(
+            f"config.training.batch_rows: {training.batch_rows} is not a multiple of "
+            f"training.microbatch_rows {training.microbatch_rows}"
+        )
+    if training.share_prefix and training.packing == "first_fit":
+        raise ConfigError(
+            "config.training.share_prefix: needs training.packing 'best_fit', which looks for "
+            "common prefixes"
         )

@@ -66,6 +66,15 @@ def test_the_hash_sees_every_field():
         ({"policy": {"kind": "locale"}}, r"policy\.kind: 'locale' is none of local"),
         ({"training": {"loss": "all"}}, r"training\.loss: 'all' is none of last_turn"),
         ({"sampling": {"top_p": 0.0}}, "top_p 0.0"),
+        ({"training": {"schedule": "cosin"}}, r"training\.schedule: 'cosin' is none of cosine"),
+        ({"training": {"lora": {"dropout": 1.0}}}, r"lora\.dropout: must be in \[0, 1\)"),
+        ({"training": {"patience": 2}}, "patience: 2 needs held-out items"),
+        ({"training": {"microbatch_rows": 3}}, "batch_rows: 4 is not a multiple of .* 3"),
+        (
+            {"training": {"packing": "first_fit", "share_prefix": 8}},
+            "share_prefix: needs training.packing 'best_fit'",
+        ),
+        ({"training": {"mesh": {"tensor": 0}}}, r"training\.mesh\.tensor: must be at least 1"),
     ],
 )
 def test_contradictions_are_refused_by_name(changes, message):

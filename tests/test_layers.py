@@ -7,7 +7,7 @@ import automem_jax
 
 ROOT = Path(automem_jax.__file__).parent
 ORDER = [
-    {"files", "progress", "config", "sharding", "envs", "text", "traces"},
+    {"files", "progress", "config", "sharding", "distributed", "envs", "text", "traces"},
     {"models", "agent"},
     {"sampling"},
     {"policies", "testing"},
@@ -16,7 +16,7 @@ ORDER = [
     {"training"},
     {"evaluation"},
     {"architect", "recipes"},
-    {"report", "bench"},
+    {"report", "bench", "preflight"},
     {"stages"},
     {"cli", "__main__"},
 ]

@@ -32,7 +32,20 @@ FAMILIES = {
     "qwen2": dict(tie_word_embeddings=True),
     "qwen3": dict(tie_word_embeddings=False, head_dim=16),
     "llama": dict(tie_word_embeddings=False),
+    "smollm2": dict(tie_word_embeddings=True),
+    "llama3": dict(
+        tie_word_embeddings=False,
+        rope_scaling=dict(
+            rope_type="llama3",
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=2048,  # one period lies in the blend
+        ),
+    ),
+    "linear": dict(tie_word_embeddings=False, rope_scaling=dict(rope_type="linear", factor=4.0)),
 }
+ARCHITECTURES = {"qwen2": "Qwen2", "qwen3": "Qwen3"}  # others: Llama
 
 
 def reference(family: str, seed: int = 0):
@@ -40,7 +53,7 @@ def reference(family: str, seed: int = 0):
     import torch
     import transformers
 
-    architecture = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}[family]
+    architecture = ARCHITECTURES.get(family, "Llama")
     config = getattr(transformers, f"{architecture}Config")(**SHAPE, **FAMILIES[family])
     config._attn_implementation = "eager"
     torch.manual_seed(seed)

@@ -1,23 +1,27 @@
 """Benchmarks. `automem bench env` measures environments: steps/s with text and without, resets,
 compilation and worker processes; where the `balrog` package is installed, its environments too.
+`automem bench train` measures fine-tuning as the config sets it: tokens/s, packing, share of the measured
+matmul peak, memory, compilation; where torch, transformers and peft are installed (here or in
+--torch_python), the same job by them.
 
 `automem bench harness` plays an episode under --config.agent.template with a scripted player, in one
 environment (--env), and measures what the agent costs besides environment and model: time a step early
 and late, trace size, prompts, and the share of prompt tokens that a prefix cache could reuse.
 
-Prints tables and writes WORKDIR/bench/env.json or harness.json.
+Prints tables and writes WORKDIR/bench/env.json, harness.json or train.json.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from automem_jax.cli import environment_flags, flags
 from automem_jax.files import write_json
 
-WORDS = ("env", "harness")
+WORDS = ("env", "harness", "train")
 WORKERS = "0,1,2"
 
 _BATCH = flags.stage_flag("batch", "16,64,256", "Numbers of slots to measure.")
@@ -28,14 +32,19 @@ _COMPILE = flags.stage_flag(
 _PLAYED = flags.stage_flag("play_steps", "2000", "harness: steps of the episode.")
 
 
-def main(experiment: flags.Experiment, word: str) -> None:
-    if word == "harness":
-        _harness(experiment)
-    else:
-        _environments(experiment)
+_EXAMPLES = flags.stage_flag(
+    "examples", "", "train: examples.jsonl to train on. Empty: turns of a scripted player."
+)
+_STEPS = flags.stage_flag("steps", "6", "train: optimizer steps to time, after one that compiles.")
+_TORCH_PYTHON = flags.stage_flag(
+    "torch_python", "", "train: Python interpreter that has torch, transformers and peft."
+)
+_TORCH_ROWS = flags.stage_flag("torch_rows", "4", "train: rows to time with PEFT; 0: none.")
+ITEMS = 256
 
 
-def _harness(experiment: flags.Experiment) -> None:
+def main_harness(experiment: flags.Experiment) -> None:
+    """`automem bench harness`."""
     from automem_jax.agent.template import load_template
     from automem_jax.agent.validate import check
     from automem_jax.bench import env as bench
@@ -68,7 +77,67 @@ def _harness(experiment: flags.Experiment) -> None:
     print(f"written: {folder / 'harness.json'}")
 
 
-def _environments(experiment: flags.Experiment) -> None:
+def main_train(experiment: flags.Experiment) -> None:
+    """`automem bench train`."""
+    from automem_jax.bench import train as bench
+    from automem_jax.bench.env import machine
+    from automem_jax.bench.items import scripted_examples
+    from automem_jax.rollout.runner import Runner
+    from automem_jax.training.data import load_items
+
+    steps = environment_flags.whole_numbers("steps", _STEPS.value, least=1)[0]
+    torch_rows = environment_flags.whole_numbers("torch_rows", _TORCH_ROWS.value, least=0)[0]
+    config, out = experiment.config, experiment.workdir / "bench"
+    flags.use_compilation_cache()
+    runner = Runner(config)
+    examples = Path(_EXAMPLES.value or scripted_examples(config, out / "items", ITEMS))
+    training = config.training
+    dataset = load_items(
+        examples, runner.tokenizer, loss=training.loss, row_tokens=training.row_tokens
+    )
+    ours = bench.measure(training, runner.model, dataset, runner.tokenizer.pad_id, steps)
+    lengths = [len(item) for item in dataset.items]
+    print(
+        f"{len(lengths)} items of {min(lengths)}..{max(lengths)} tokens, mean "
+        f"{sum(lengths) / len(lengths):.0f}; dropped {dataset.dropped or 'none'}"
+    )
+    for name, value in ours.items():
+        if name != "losses":
+            print(f"  {name:<26} {_figure(value)}")
+    theirs: dict[str, Any] = {"why": "not asked for"}
+    if torch_rows:
+        threads = len(os.sched_getaffinity(0))
+        items = dataset.items[: torch_rows + 1]
+        theirs = bench.measure_torch(
+            _TORCH_PYTHON.value, training, runner.model, items, torch_rows, threads
+        )
+    for name in ("padded", "unpadded"):
+        if name in theirs:
+            speed = theirs[name]["supervised_tokens_per_s"]
+            times = ours["supervised_tokens_per_s"] / speed
+            theirs[name]["ours_is_times_faster"] = times
+            print(
+                f"transformers + PEFT, {name} rows: {speed:.1f} supervised tokens/s, "
+                f"{theirs[name]['row_tokens_per_s']:.0f} tokens/s; ours {times:.2f} times that"
+            )
+    if "why" in theirs:
+        print(f"transformers + PEFT: not measured ({theirs['why']})")
+    path = out / "train.json"
+    facts = {"machine": machine(), "examples": str(examples), "items": len(lengths)}
+    write_json(
+        path, facts | {"training": dataclasses.asdict(training), "ours": ours, "peft": theirs}
+    )
+    print(f"written: {path}")
+
+
+def _figure(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.3g}" if abs(value) < 1 or abs(value) >= 1e6 else f"{value:,.1f}"
+
+
+def main(experiment: flags.Experiment) -> None:
+    """`automem bench env`."""
     from automem_jax.bench import env as bench
 
     configs = environment_flags.chosen(experiment.config.env)

@@ -24,8 +24,7 @@ _EPISODES = flags.stage_flag("episodes", "8", "Seeds to play, from the config's 
 _STEPS = flags.stage_flag("steps", "50", "Scripted steps an episode.")
 
 
-def main(experiment: flags.Experiment, word: str) -> None:
-    del word  # there is one
+def main(experiment: flags.Experiment) -> None:
     from rich.console import Console
 
     from automem_jax.envs import selftest

@@ -32,10 +32,11 @@ flags.DEFINE_string("workdir", "runs/quickstart", "Directory of this experiment'
 
 @dataclass(frozen=True)
 class Experiment:
-    """A parsed command: the checked config and the work directory."""
+    """A parsed command: the checked config, the work directory, and what was given without a flag."""
 
     config: config_lib.ExperimentConfig
     workdir: Path
+    arguments: tuple[str, ...] = ()
 
 
 class UsageError(ValueError):
@@ -53,8 +54,10 @@ def one_line(error: BaseException) -> str:
     return " ".join(line for line in lines if line) or type(error).__name__
 
 
-def parse(program: str, description: str, arguments: list[str]) -> Experiment:
-    """Parses flags, checks the config and records it in the work directory.
+def parse(
+    program: str, description: str, arguments: list[str], positional: tuple[str, ...] = ()
+) -> Experiment:
+    """Parses flags and checks the config. `positional` names the arguments it takes without a flag.
 
     Raises:
       UsageError: an unknown flag or an unreadable config file.
@@ -71,11 +74,13 @@ def parse(program: str, description: str, arguments: list[str]) -> Experiment:
         raise UsageError(_explain(error, arguments)) from error
     except (ValueError, SyntaxError) as error:
         raise UsageError(f"{one_line(error)}; see {program} --help") from error
-    if len(rest) > 1:
-        raise UsageError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    if len(rest) > 1 + len(positional):
+        raise UsageError(
+            f"unexpected argument {rest[1 + len(positional)]!r}; flags are written --name=value"
+        )
     config = config_lib.from_config_dict(_CONFIG.value)
     config_lib.check(config)
-    return Experiment(config, Path(FLAGS.workdir))
+    return Experiment(config, Path(FLAGS.workdir), tuple(rest[1:]))
 
 
 def _with_config_file(arguments: list[str]) -> list[str]:
@@ -120,7 +125,12 @@ def record_config(experiment: Experiment) -> None:
 
 _FREE_TO_CHANGE = frozenset(
     {"env.slots", "env.workers", "env.step_timeout_s", "env.levels_dir"}
-    | {"training.keep_checkpoints"}
+    | {f"training.mesh.{axis}" for axis in ("data", "fsdp", "tensor", "sequence", "slices")}
+    | {
+        f"training.{name}"
+        for name in ("attention", "checkpoint_every", "keep_checkpoints", "loss_chunk")
+    }
+    | {"training.microbatch_rows", "training.remat"}
     | {f"evaluation.{name}" for name in ("arms", "baselines", "confidence", "bootstrap_samples")}
     | {
         f"{place}.{name}"
@@ -211,6 +221,8 @@ _STAGE_FLAGS: set[str] = set()
 def stage_flag(name: str, default: Any, help_text: str, choices: list[str] | None = None):
     """Declares a flag of one stage; it shows in that stage's --help."""
     _STAGE_FLAGS.add(name)
+    if isinstance(default, bool):
+        return flags.DEFINE_bool(name, default, help_text)
     if choices:
         return flags.DEFINE_enum(name, default, choices, help_text)
     return flags.DEFINE_string(name, default, help_text)

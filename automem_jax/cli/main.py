@@ -14,11 +14,14 @@ STAGES = {
     "select": "loop 2: pick good memory decisions from traces",
     "train": "loop 2: train the memory specialist's adapter",
     "evaluate": "two-model evaluation and attribution on held-out seeds",
+    "preflight": "compile for named hardware on any machine: does it fit, and what it costs",
     "report": "write the HTML report of a work directory",
     "template": "check, show, diff: memory templates, their prompts and differences",
     "memory": "export: the files of a recorded episode as they were after a step",
+    "models": "get: fetch a small model by name, checked by hash",
+    "convert": "weights and adapters to and from hf, merged, peft, orbax",
     "envs": "check: play every environment twice and compare all observations",
-    "bench": "env: steps/s of the environments; harness: what the agent costs besides them",
+    "bench": "env: steps/s of the environments; harness: what the agent costs; train: tokens/s",
 }
 
 
@@ -44,18 +47,17 @@ def run(argv: list[str] | None = None) -> None:
     module = importlib.import_module(f"automem_jax.cli.{stage}")
     from automem_jax.cli import flags
 
-    arguments = argv[2:]
+    arguments, main = argv[2:], getattr(module, "main", None)
     try:
         if hasattr(module, "command"):  # a tool with arguments of its own, on no experiment
             module.command(arguments)
             return
         if hasattr(module, "WORDS"):
             stage, arguments = _with_word(stage, module.WORDS, arguments)
-        experiment = flags.parse(f"automem {stage}", module.__doc__, arguments)
-        if hasattr(module, "WORDS"):
-            module.main(experiment, stage.partition(" ")[2])
-        else:
-            module.main(experiment)
+            main = getattr(module, f"main_{stage.split()[-1]}", main)
+        positional = getattr(module, "POSITIONAL", ())
+        experiment = flags.parse(f"automem {stage}", module.__doc__, arguments, positional)
+        main(experiment)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues where this one stopped", file=sys.stderr)
         sys.exit(130)

@@ -1,10 +1,20 @@
 """Loop 2: picks memory decisions from the collected traces.
 
 Examples go to WORKDIR/select/KIND/examples.jsonl, counts and reasons to selection.json beside it.
+--preview then shows which tokens of the first ones are learnt, and with which weight, in the terminal and
+in preview.html.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from automem_jax import stages
 from automem_jax.cli import flags
+
+if TYPE_CHECKING:
+    from automem_jax.text.tokenizer import Tokenizer
 
 _KIND = flags.stage_flag(
     "kind",
@@ -12,10 +22,27 @@ _KIND = flags.stage_flag(
     "'lineage', or 'random' for the control of the same size. Empty: selection.kind.",
     ["", "lineage", "random"],
 )
+_PREVIEW = flags.stage_flag("preview", False, "Show which tokens of the examples are learnt.")
+_PREVIEW_COUNT = flags.stage_flag("preview_count", "5", "How many examples --preview shows.")
 
 
 def main(experiment: flags.Experiment) -> None:
     flags.require_workdir(experiment)
     flags.record_config(experiment)
     with stages.Stages(experiment.config, experiment.workdir) as loop:
-        loop.select(_KIND.value or experiment.config.selection.kind)
+        examples = loop.select(_KIND.value or experiment.config.selection.kind)
+        if _PREVIEW.value:
+            show_preview(examples, loop.runner.tokenizer, experiment.config.training.loss)
+
+
+def show_preview(examples: Path, tokenizer: Tokenizer, loss: str) -> None:
+    """Prints the first examples and writes preview.html beside them."""
+    from automem_jax.report import preview
+
+    if not _PREVIEW_COUNT.value.isdigit() or int(_PREVIEW_COUNT.value) < 1:
+        raise flags.UsageError(f"--preview_count={_PREVIEW_COUNT.value}: give a number from 1 on")
+    shown = list(preview.previews(examples, tokenizer, loss, int(_PREVIEW_COUNT.value)))
+    preview.print_previews(shown)
+    page = examples.parent / "preview.html"
+    preview.write_html(page, shown, loss)
+    print(f"preview: {page}")

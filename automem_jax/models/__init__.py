@@ -2,13 +2,14 @@
 
 from automem_jax.models.config import DecoderConfig
 from automem_jax.models.decoder import BaseWeight, Decoder, logits
-from automem_jax.models.weights import base_hash, load_model, save_model
+from automem_jax.models.weights import base_hash, load_hf, load_model, save_model
 
 __all__ = [
     "BaseWeight",
     "Decoder",
     "DecoderConfig",
     "base_hash",
+    "load_hf",
     "load_model",
     "logits",
     "save_model",

@@ -10,6 +10,36 @@ FAMILIES = ("qwen2", "qwen3", "llama")
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """Rotary frequencies stretched for contexts longer than the first training's.
+
+    Attributes:
+      kind: "linear" (all frequencies divided by factor) or "llama3" (long wavelengths divided by
+        factor, short ones kept, those between blended).
+      factor: at least 1.
+      low_freq_factor, high_freq_factor, original_max_position: of "llama3": wavelengths above
+        original / low are long, below original / high short.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+    def to_hf(self) -> dict[str, Any]:
+        """The entries of config.json's rope settings."""
+        out: dict[str, Any] = {"rope_type": self.kind, "factor": self.factor}
+        if self.kind == "llama3":
+            out |= {
+                "low_freq_factor": self.low_freq_factor,
+                "high_freq_factor": self.high_freq_factor,
+                "original_max_position_embeddings": self.original_max_position,
+            }
+        return out
+
+
+@dataclass(frozen=True)
 class DecoderConfig:
     """Shape of a pre-norm decoder with rotary positions, grouped-query attention and SwiGLU.
 
@@ -21,6 +51,7 @@ class DecoderConfig:
       head_dim: width of one head, even.
       d_ff: hidden width of the feed-forward block (F).
       rope_theta: base of the rotary frequencies.
+      rope_scaling: how they are stretched; None: not.
       rms_norm_eps: added to the mean square in every RMSNorm.
       qkv_bias: biases on the query, key and value projections (Qwen2).
       qk_norm: RMSNorm over each query's and key's head_dim (Qwen3).
@@ -41,6 +72,7 @@ class DecoderConfig:
     qk_norm: bool = False
     tie_embeddings: bool = False
     max_position: int = 32_768
+    rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -103,6 +135,7 @@ class DecoderConfig:
             qk_norm=family == "qwen3",
             tie_embeddings=bool(source.get("tie_word_embeddings", False)),
             max_position=source.get("max_position_embeddings", 32_768),
+            rope_scaling=_rope_scaling(source),
         )
 
     @property
@@ -119,7 +152,8 @@ class DecoderConfig:
     def to_hf(self) -> dict[str, Any]:
         """A config.json mapping that transformers and `from_hf` read (both rope spellings)."""
         architecture = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}[self.family]
-        return {
+        scaling = self.rope_scaling.to_hf() if self.rope_scaling else {"rope_type": "default"}
+        out = {
             "architectures": [f"{architecture}ForCausalLM"],
             "model_type": self.family,
             "vocab_size": self.vocab_size,
@@ -130,13 +164,14 @@ class DecoderConfig:
             "head_dim": self.head_dim,
             "intermediate_size": self.d_ff,
             "rope_theta": self.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rope_parameters": {**scaling, "rope_theta": self.rope_theta},
             "rms_norm_eps": self.rms_norm_eps,
             "hidden_act": "silu",
             "tie_word_embeddings": self.tie_embeddings,
             "max_position_embeddings": self.max_position,
             "torch_dtype": "float32",
         }
+        return out | ({"rope_scaling": scaling} if self.rope_scaling else {})
 
     def parameter_count(self) -> int:
         """Number of base weights."""
@@ -149,18 +184,31 @@ class DecoderConfig:
 
 
 def _rope_theta(source: Mapping[str, Any]) -> float:
-    """rope_theta from either spelling; a scaled rope raises."""
+    """rope_theta from either spelling."""
     parameters = source.get("rope_parameters") or {}
-    for key, value in (
-        ("rope_parameters", parameters),
-        ("rope_scaling", source.get("rope_scaling")),
-    ):
-        kind = (value or {}).get("rope_type", (value or {}).get("type", "default"))
-        if kind != "default":
-            raise ValueError(
-                f"config.json: {key} asks for rope type {kind!r}; only the default is computed"
-            )
     return float(parameters.get("rope_theta", source.get("rope_theta", 10_000.0)))
+
+
+def _rope_scaling(source: Mapping[str, Any]) -> RopeScaling | None:
+    """From either spelling; a kind that is not computed raises."""
+    for key in ("rope_parameters", "rope_scaling"):
+        given = source.get(key) or {}
+        kind = given.get("rope_type", given.get("type", "default"))
+        if kind == "default":
+            continue
+        if kind not in ("linear", "llama3"):
+            raise ValueError(
+                f"config.json: {key} asks for rope type {kind!r}; computed are default, linear, llama3"
+            )
+        names = {"factor": "factor"}
+        if kind == "llama3":
+            names |= {name: name for name in ("low_freq_factor", "high_freq_factor")}
+            names["original_max_position"] = "original_max_position_embeddings"
+        missing = sorted(set(names.values()) - set(given))
+        if missing:
+            raise ValueError(f"config.json: {key} of type {kind!r} lacks {', '.join(missing)}")
+        return RopeScaling(kind, **{ours: given[theirs] for ours, theirs in names.items()})
+    return None
 
 
 def embedded(vocab_size: int = 512) -> DecoderConfig:

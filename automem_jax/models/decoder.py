@@ -15,13 +15,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from automem_jax.models.config import DecoderConfig
+from automem_jax.models.attention import NEGATIVE, Visible, attend, prepared
+from automem_jax.models.config import DecoderConfig, RopeScaling
 from automem_jax.models.kv_cache import KVCache
-from automem_jax.sharding import constrain
+from automem_jax.models.low_rank import merged_product, thin_product
+from automem_jax.models.quantize import dequantize
+from automem_jax.models.settings import LAYER_INPUT, Dropout, Settings, rematerialized
+from automem_jax.sharding import axis_size, constrain
 
-NEGATIVE = -1e30
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RESIDUAL = ("batch", "residual_time", "act_embed")
 
 
 class BaseWeight(nnx.Variable):
@@ -31,28 +37,60 @@ class BaseWeight(nnx.Variable):
 class Linear(nnx.Module):
     """L stacked projections x @ kernel (+ bias) (+ the adapter that each row chose).
 
-    `lora_a` [L, N, in, R] and `lora_b` [L, N, R, out] are None until adapters are added.
+    `kernel` [L, in, out] is None in a quantised base: `codes` and `scales` stand for it (see
+    `quantize`). `lora_a` [L, N, in, R] and `lora_b` [L, N, R, out] are None until adapters are added.
     """
 
     def __init__(self, layers, inputs, outputs, axes, *, bias, scale, dtype, rngs):
         shape = (layers, inputs, outputs)
         kernel = jax.random.normal(rngs.params(), shape, jnp.float32) * scale
-        self.kernel = BaseWeight(kernel.astype(dtype), axes=("layers", *axes))
+        self.shape, self.axes = shape, axes
+        self.kernel: BaseWeight | None = nnx.data(
+            BaseWeight(kernel.astype(dtype), axes=("layers", *axes))
+        )
+        self.codes: BaseWeight | None = nnx.data(None)
+        self.scales: BaseWeight | None = nnx.data(None)
         zeros = functools.partial(jnp.zeros, (layers, outputs), dtype)
         self.bias = BaseWeight(zeros(), axes=("layers", axes[1])) if bias else None
         self.lora_a: nnx.LoRAParam | None = nnx.data(None)
         self.lora_b: nnx.LoRAParam | None = nnx.data(None)
         self.lora_scale = 0.0
+        self.lora_dropout = 0.0
 
-    def __call__(self, x: Float[Array, "B T I"], chosen: Float[Array, "B N"] | None):
-        out = x @ self.kernel[...]
-        if self.bias is not None:
-            out = out + self.bias[...]
+    def __call__(
+        self,
+        x: Float[Array, "B T I"],
+        chosen: Float[Array, "B N"] | int | None,
+        dropout: Dropout | None = None,
+    ):
         if chosen is None or self.lora_a is None:
-            return out
-        low = jnp.einsum("bti,nir->btnr", x.astype(self.lora_a.dtype), self.lora_a[...])
-        low = low * (chosen * self.lora_scale)[:, None, :, None]
-        return out + jnp.einsum("btnr,nro->bto", low, self.lora_b[...]).astype(out.dtype)
+            return self._with_bias(x @ self.weight(x.dtype))
+        # Pinned, so that their gradients are reduced to the shards that the optimizer holds.
+        a = constrain(self.lora_a[...], self.lora_a.get_metadata()["axes"][1:])
+        b = constrain(self.lora_b[...], self.lora_b.get_metadata()["axes"][1:])
+        drops = dropout is not None and self.lora_dropout
+        one = isinstance(chosen, int)
+        if one and not drops and self.kernel is not None and x.dtype == jnp.float32:
+            own = a[chosen - 1], b[chosen - 1]
+            return self._with_bias(merged_product(x, self.kernel[...], *own, self.lora_scale))
+        out = self._with_bias(x @ self.weight(x.dtype))
+        if drops:
+            x = dropout.applied(x, self.lora_dropout)
+        if one:
+            own = a[chosen - 1].astype(x.dtype), b[chosen - 1].astype(x.dtype)
+            return out + thin_product(x, *own, self.lora_scale)
+        low = jnp.einsum("bti,nir->btnr", x, a.astype(x.dtype))
+        low = low * (chosen * self.lora_scale)[:, None, :, None].astype(x.dtype)
+        return out + jnp.einsum("btnr,nro->bto", low, b.astype(x.dtype))
+
+    def _with_bias(self, out: Array) -> Array:
+        return out if self.bias is None else out + self.bias[...]
+
+    def weight(self, dtype) -> Array:
+        """The kernel of one layer (or all) in `dtype`, dequantised where it is quantised."""
+        if self.kernel is not None:
+            return self.kernel[...]
+        return dequantize(self.codes[...], self.scales[...], dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -92,35 +130,97 @@ class Layer(nnx.Module):
         self.k_norm = per_head() if c.qk_norm else None
         self.config = config
 
-    def __call__(self, x, rotation, mask, chosen, past=None, step=None):
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        rotation,
+        visible,
+        chosen,
+        past=None,
+        step=None,
+        dropout: Dropout | None = None,
+        settings: Settings = Settings(),  # noqa: B008 (frozen)
+    ):
         """One layer: (new residual stream, (keys, values)).
 
+        `visible` is a Visible, with `past` the valid places of the cache [B, S].
         Without `past`: keys and values of the tokens in `x`, both [B, K, T, C]. With `past`, this layer's
         cached keys [B, K, C, S] and values [B, K, S, C]: the same with the one token of `x`
         written at index `step`.
         """
         c = self.config
         b, t, _ = x.shape
-        h = self.attention_norm(x)
-        q = self.q_proj(h, chosen).reshape(b, t, c.num_heads, c.head_dim)
-        k = self.k_proj(h, chosen).reshape(b, t, c.num_kv_heads, c.head_dim)
-        v = self.v_proj(h, chosen).reshape(b, t, c.num_kv_heads, c.head_dim)
+        chunk = settings.mlp_chunk
+
+        def project(x, at):
+            drop = _dropout_of(dropout, at)
+            h = constrain(self.attention_norm(x), ("batch", "time", "act_embed"))
+            linears = {"q": self.q_proj, "k": self.k_proj, "v": self.v_proj}
+            heads = [linear(h, chosen, drop(name)) for name, linear in linears.items()]
+            return [constrain(head, ("batch", "time", "act_heads")) for head in heads]
+
+        q, k, v = by_chunks(project, x, chunk, RESIDUAL)
+        q = q.reshape(b, t, c.num_heads, c.head_dim)
+        k, v = (head.reshape(b, t, c.num_kv_heads, c.head_dim) for head in (k, v))
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q = constrain(rotate(q, rotation), ("batch", "time", "act_heads", None))
         k, v = rotate(k, rotation).swapaxes(1, 2), v.swapaxes(1, 2)
         q = q.reshape(b, t, c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim)
         if past is None:
-            attended = attend(q, k, v, mask)
+            k, v = (constrain(s, ("batch", "act_kv_heads", None, None)) for s in (k, v))
+            how = {"kind": settings.attention, "chunk": settings.attention_chunk}
+            attended = attend(q, k, v, visible=visible, **how)
         else:
             k, v = written(past[0], k.swapaxes(2, 3), step, 3), written(past[1], v, step, 2)
-            attended = attend_cached(q, k, v, mask)
-        x = x + self.o_proj(attended.reshape(b, t, c.num_heads * c.head_dim), chosen)
-        x = constrain(x, ("batch", "time", "act_embed"))
-        h = self.mlp_norm(x)
-        h = jax.nn.silu(self.gate_proj(h, chosen)) * self.up_proj(h, chosen)
-        x = x + self.down_proj(constrain(h, ("batch", "time", "act_mlp")), chosen)
-        return constrain(x, ("batch", "time", "act_embed")), (k, v)
+            attended = attend_cached(q, k, v, visible)
+        attended = attended.reshape(b, t, c.num_heads * c.head_dim)
+        attended = constrain(attended, ("batch", "time", "act_heads"))
+
+        def output(attended, at):
+            out = self.o_proj(attended, chosen, _dropout_of(dropout, at)("o"))
+            return constrain(out, RESIDUAL)
+
+        def feed_forward(x, at):
+            drop = _dropout_of(dropout, at)
+            h = constrain(self.mlp_norm(x), ("batch", "time", "act_embed"))
+            h = jax.nn.silu(self.gate_proj(h, chosen, drop("gate"))) * self.up_proj(
+                h, chosen, drop("up")
+            )
+            h = constrain(h, ("batch", "time", "act_mlp"))
+            return constrain(self.down_proj(h, chosen, drop("down")), RESIDUAL)
+
+        x = x + by_chunks(output, attended, chunk, ("batch", "time", "act_heads"))
+        x = constrain(x, RESIDUAL)
+        x = constrain(x + by_chunks(feed_forward, x, chunk, RESIDUAL), RESIDUAL)
+        return x, (k, v)
+
+
+def by_chunks(run, x: Float[Array, "B T I"], chunk: int, axes: tuple[str | None, ...]):
+    """run(x, places in the row or None), over at most `chunk` tokens at a time (-1: all at once).
+
+    Parts are recomputed in the backward pass, so that what `run` makes on its way never exists whole.
+    `axes` are x's logical axes; `run` gives one or several arrays [B, T', O] for the T' tokens it got.
+    """
+    b, t, d = x.shape
+    shards = axis_size("residual_time", t)
+    fewest = -(-t // chunk) if chunk > 0 else 1
+    count = next((n for n in range(fewest, 2 * fewest) if t % (n * shards) == 0), 1)
+    if count == 1:
+        return run(x, None)
+    # Each shard of time gives a part to every chunk, so that no device waits for another.
+    width = t // count // shards
+    parts = x.reshape(b, shards, count, width, d).transpose(2, 0, 1, 3, 4)
+    parts = constrain(parts.reshape(count, b, shards * width, d), (None, *axes))
+    at = jnp.arange(t).reshape(shards, count, width).swapaxes(0, 1).reshape(count, -1)
+    run = jax.checkpoint(run, prevent_cse=False)
+    outs = jax.lax.map(lambda part: run(*part), (parts, at))
+
+    def joined(out):
+        out = out.reshape(count, b, shards, width, out.shape[-1])
+        return out.transpose(1, 2, 0, 3, 4).reshape(b, t, out.shape[-1])
+
+    return jax.tree.map(joined, outs)
 
 
 class Decoder(nnx.Module):
@@ -130,7 +230,7 @@ class Decoder(nnx.Module):
       config: shapes.
       rngs: stream `params` initialises weights (normal 0.02, residual outputs scaled down).
       dtype: of weights and activations; norms, softmax and logits are float32.
-      remat: recompute each layer's activations in the backward pass.
+      settings: how it is computed (not what); may be replaced at any time.
     """
 
     def __init__(
@@ -139,10 +239,11 @@ class Decoder(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: Any = jnp.float32,
-        remat: bool = False,
+        settings: Settings = Settings(),  # noqa: B008 (frozen)
     ):
         self.config = config
-        self.remat = remat
+        self.settings = settings
+        self.quantization: str | None = None
         self.adapter_count, self.adapter_rank = 0, 0
         self.adapter_alpha, self.adapter_targets = 0.0, ""
         table = jax.random.normal(rngs.params(), (config.vocab_size, config.d_model)) * 0.02
@@ -178,22 +279,62 @@ class Decoder(nnx.Module):
         hidden, cache = self.extend(tokens, cache, adapter_ids)
         return self.unembed(hidden), cache
 
-    def hidden(self, tokens, positions=None, segment_ids=None, adapter_ids=None):
-        """Normalised last hidden states [B, T, D], and keys and values [L, B, K, T, C]."""
-        if segment_ids is None:
-            segment_ids = jnp.ones_like(tokens)
-        if positions is None:
-            positions = segment_positions(segment_ids)
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        adapter_ids: Int[Array, " B"] | int | None = None,
+        ends: Int[Array, "B T"] | None = None,
+        *,
+        nested: bool = True,
+        dropout_key: Array | None = None,
+        with_cache: bool = True,
+    ):
+        """Normalised last hidden states [B, T, D], and keys and values [L, B, K, T, C].
+
+        Args:
+          tokens, positions, segment_ids: as in a call.
+          adapter_ids: as in a call, or one adapter of all rows, known at compile time (faster).
+          ends: what each token is seen by (see `attention`), for rows that hold trees or items.
+            Needs `positions`, takes the place of `segment_ids`.
+          nested: whether rows given by `ends` may hold trees; False allows every fused kernel.
+          dropout_key: switches the adapters' dropout on. The same key drops the same, on any mesh.
+          with_cache: False leaves keys and values out (None in their place).
+
+        Raises:
+          ValueError: ends without positions, or together with segment_ids.
+        """
+        if ends is not None:
+            if positions is None or segment_ids is not None:
+                raise ValueError("ends needs positions, and takes the place of segment_ids")
+            visible = Visible(ends, nested)
+        else:
+            if segment_ids is None:
+                segment_ids = jnp.ones_like(tokens)
+            if positions is None:
+                positions = segment_positions(segment_ids)
+            visible = Visible.of_segments(segment_ids)
         x, rotation, chosen = self._enter(tokens, positions, adapter_ids)
-        mask = causal_mask(segment_ids)
         graphdef, stacked = nnx.split(self.layers)
+        settings = self.settings.resolved(tokens.shape[1])
+        c, shape = self.config, tokens.shape
+        groups = c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim
+        queries = jax.ShapeDtypeStruct((*shape, *groups), x.dtype)
+        visible = prepared(visible, queries, settings.attention)
 
         def body(x, state):
-            return nnx.merge(graphdef, state)(x, rotation, mask, chosen)
+            state, key = state
+            layer = nnx.merge(graphdef, state)
+            drop = None if key is None else Dropout(key, jnp.arange(tokens.shape[1]))
+            x = checkpoint_name(x, LAYER_INPUT)
+            x, new = layer(x, rotation, visible, chosen, dropout=drop, settings=settings)
+            return x, new if with_cache else None
 
-        if self.remat:
-            body = jax.checkpoint(body, prevent_cse=False)
-        x, new = jax.lax.scan(body, x, stacked)
+        keys = None
+        if dropout_key is not None:
+            keys = jax.random.split(dropout_key, self.config.num_layers)
+        x, new = jax.lax.scan(rematerialized(body, settings.remat), x, (stacked, keys))
         return self.final_norm(x), new
 
     def extend(self, tokens: Int[Array, "B 1"], cache: KVCache, adapter_ids=None, unstacked=None):
@@ -228,6 +369,10 @@ class Decoder(nnx.Module):
         take = lambda i: jax.tree.map(lambda leaf: leaf[i], stacked)  # noqa: E731
         return [take(i) for i in range(self.config.num_layers)]
 
+    def linears(self) -> dict[str, Linear]:
+        """The projections that adapters and quantisation know, by name."""
+        return {name: getattr(self.layers, name) for name in PROJECTIONS}
+
     def unembed(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Float32 logits of hidden states."""
         head = self.embed[...].T if self.head is None else self.head[...]
@@ -235,17 +380,40 @@ class Decoder(nnx.Module):
 
     def _enter(self, tokens, positions, adapter_ids):
         chosen = None
-        if adapter_ids is not None and self.adapter_count:
+        if isinstance(adapter_ids, int):
+            chosen = adapter_ids if self.adapter_count and adapter_ids else None
+        elif adapter_ids is not None and self.adapter_count:
             chosen = jax.nn.one_hot(adapter_ids - 1, self.adapter_count, dtype=jnp.float32)
-        rotation = rotation_of(positions, self.config.head_dim, self.config.rope_theta)
-        return constrain(self.embed[...][tokens], ("batch", "time", "act_embed")), rotation, chosen
+        rotation = rotation_of(positions, self.config)
+        return constrain(self.embed[...][tokens], RESIDUAL), rotation, chosen
 
 
-def rotation_of(positions: Int[Array, "B T"], head_dim: int, theta: float):
+def _dropout_of(dropout: Dropout | None, at: Int[Array, " T"] | None):
+    """The masks of a projection by its name, for tokens at these places; None: nothing drops."""
+    return lambda name: None if dropout is None else dropout.of(name, at)
+
+
+def rotation_of(positions: Int[Array, "B T"], config: DecoderConfig):
     """Cosines and sines [B, T, 1, C / 2], float32, of the rotary embedding at `positions`."""
-    exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-    angle = positions[..., None].astype(jnp.float32) / jnp.power(jnp.float32(theta), exponent)
+    exponent = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
+    period = jnp.power(jnp.float32(config.rope_theta), exponent)
+    if config.rope_scaling is not None:
+        period = stretched(period, config.rope_scaling)
+    angle = positions[..., None].astype(jnp.float32) / period
     return jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
+
+
+def stretched(period: Float[Array, " F"], scaling: RopeScaling) -> Float[Array, " F"]:
+    """Rotary periods (tokens a radian) under a scaling.
+
+    "llama3" as transformers has it: a blend by how often the wavelength fits the first context.
+    """
+    if scaling.kind == "linear":
+        return period * scaling.factor
+    turns = scaling.original_max_position / (2 * jnp.pi * period)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return 1.0 / ((1.0 - kept) / (period * scaling.factor) + kept / period)
 
 
 def rotate(x: Float[Array, "B T H C"], rotation) -> Float[Array, "B T H C"]:
@@ -256,31 +424,12 @@ def rotate(x: Float[Array, "B T H C"], rotation) -> Float[Array, "B T H C"]:
     return turned.astype(x.dtype)
 
 
-def causal_mask(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
-    """True where a query (axis 1) sees a source (axis 2): not later, same segment, no padding."""
-    index = jnp.arange(segment_ids.shape[1])
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return same & (segment_ids[:, None, :] != 0) & (index[None, :, None] >= index[None, None, :])
-
-
 def segment_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """Positions that start from 0 wherever the segment changes."""
     index = jnp.arange(segment_ids.shape[1])[None, :]
     before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     start = jnp.where(segment_ids != before, index, 0)
     return index - jax.lax.cummax(start, axis=1)
-
-
-def attend(q: Float[Array, "B T K G C"], k, v, mask: Bool[Array, "B T S"]):
-    """Softmax attention in plain XLA; k, v are [B, K, S, C]. Returns [B, T, K, G, C].
-
-    A row whose sources are all masked (padding) gets a finite mean of the values; nobody reads it.
-    """
-    scale = q.shape[-1] ** -0.5
-    scores = jnp.einsum("btkgc,bksc->bkgts", q * scale, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores, NEGATIVE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bksc->btkgc", weights, v)
 
 
 def attend_cached(q: Float[Array, "B 1 K G C"], k, v, valid: Bool[Array, "B S"]):

@@ -36,8 +36,10 @@ def _with_sorted_metadata(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
-def open_safetensors(path: str | Path) -> Any:
-    """An open safetensors reader (a context manager) that yields JAX arrays, bfloat16 included.
+def open_safetensors(path: str | Path, framework: str = "flax") -> Any:
+    """An open safetensors reader (a context manager), bfloat16 included.
+
+    It yields JAX arrays, or with `framework` "numpy" numpy's, which stay off the device.
 
     Raises:
       FileNotFoundError: no such file. FileFormatError: not safetensors, or cut short.
@@ -47,7 +49,7 @@ def open_safetensors(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist; check the directory or download it")
     try:
-        return safe_open(str(path), framework="flax")
+        return safe_open(str(path), framework=framework)
     except SafetensorError as error:
         raise FileFormatError(
             f"{path}: not a readable safetensors file ({error}); write or download it again"

@@ -21,20 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from automem_jax.models.decoder import Decoder, Linear
+from automem_jax.models.decoder import PROJECTIONS, BaseWeight, Decoder, Linear
 from automem_jax.models.files import FileFormatError, read_safetensors, write_safetensors
 
 TARGETS = {
     "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "all_linear": (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    ),
+    "qv": ("q_proj", "v_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+    "all_linear": PROJECTIONS,
 }
 
 
@@ -49,7 +43,7 @@ class Adapter:
     Attributes:
       weights: flat mapping, see the module's docstring; float32.
       rank, alpha: R, and the numerator of the scale alpha / R.
-      targets: "all_linear" or "attention".
+      targets: a key of TARGETS.
       base_hash: `weights.base_hash` of the base that it was trained on; empty where unknown.
     """
 
@@ -70,39 +64,56 @@ class Adapter:
 
 
 def add_adapters(
-    model: Decoder, count: int, rank: int, alpha: float, targets: str, rngs: nnx.Rngs
+    model: Decoder,
+    count: int,
+    rank: int,
+    alpha: float,
+    targets: str,
+    rngs: nnx.Rngs,
+    dropout: float = 0.0,
 ) -> None:
     """Gives `model`, in place, `count` fresh adapters (numbered from 1); replaces those it has.
 
     A is uniform in +-1 / sqrt(inputs) from the stream `params` of `rngs`, B is zero: each adapter
-    starts as the base.
+    starts as the base. Adapters are float32 whatever the base's type.
+
+    Args:
+      dropout: share of each adapted projection's input that the adapter does not see, where a
+        forward pass is given a dropout key (in training); without one nothing is dropped.
 
     Raises:
-      AdapterError: unknown targets, or a rank or count below 1.
+      AdapterError: unknown targets, a rank or count below 1, or a dropout outside [0, 1).
     """
     if targets not in TARGETS:
         raise AdapterError(f"targets {targets!r} unknown; one of {', '.join(TARGETS)}")
     if rank < 1 or count < 1:
         raise AdapterError(f"rank {rank} and count {count} must both be at least 1")
+    if not 0.0 <= dropout < 1.0:
+        raise AdapterError(f"dropout {dropout} must be at least 0 and below 1")
     model.adapter_count = count
     model.adapter_rank, model.adapter_alpha, model.adapter_targets = rank, float(alpha), targets
     for name, linear in _linears(model):
         if name not in TARGETS[targets]:
             linear.lora_a = linear.lora_b = nnx.data(None)
             continue
-        layers, inputs, outputs = linear.kernel.get_value().shape
-        _, in_axis, out_axis = linear.kernel.get_metadata()["axes"]
+        layers, inputs, outputs = linear.shape
+        in_axis, out_axis = linear.axes
         first = jax.random.uniform(
             rngs.params(), (layers, count, inputs, rank), jnp.float32, -1.0, 1.0
         )
         linear.lora_a = nnx.LoRAParam(
-            first * inputs**-0.5, axes=("layers", "adapters", in_axis, "rank")
+            first * inputs**-0.5, axes=("layers", "adapters", in_axis, rank_axis(in_axis))
         )
         linear.lora_b = nnx.LoRAParam(
             jnp.zeros((layers, count, rank, outputs), jnp.float32),
-            axes=("layers", "adapters", "rank", out_axis),
+            axes=("layers", "adapters", rank_axis(out_axis), out_axis),
         )
-        linear.lora_scale = float(alpha) / rank
+        linear.lora_scale, linear.lora_dropout = float(alpha) / rank, dropout
+
+
+def rank_axis(other: str) -> str:
+    """Logical axis of the rank beside axis `other`: split where the other leaves the tensor axis free."""
+    return "rank_split" if other == "embed" else "rank"
 
 
 def get_adapter(model: Decoder, index: int) -> Adapter:
@@ -164,14 +175,19 @@ def with_adapters(model: Decoder, adapters: Sequence[Adapter]) -> Decoder:
 
 
 def merge(model: Decoder, index: int) -> Decoder:
-    """A model without adapters whose kernels hold W + (alpha / rank) A B of adapter `index`."""
+    """A model without adapters whose kernels hold W + (alpha / rank) A B of adapter `index`.
+
+    Kernels of a quantised base that the adapter targets become float; the others stay quantised.
+    """
     _check_index(model, index)
     merged = nnx.merge(*nnx.split(model), copy=True)
     for _name, linear in _adapted(merged):
         a, b = linear.lora_a[...][:, index - 1], linear.lora_b[...][:, index - 1]
-        kernel = linear.kernel.get_value()
         delta = linear.lora_scale * jnp.einsum("lir,lro->lio", a, b)
-        linear.kernel.set_value((kernel.astype(jnp.float32) + delta).astype(kernel.dtype))
+        dtype = merged.embed.get_value().dtype
+        whole = (linear.weight(jnp.float32).astype(jnp.float32) + delta).astype(dtype)
+        linear.kernel = BaseWeight(whole, axes=("layers", *linear.axes))
+        linear.codes = linear.scales = nnx.data(None)
     for _, linear in _linears(merged):
         linear.lora_a = linear.lora_b = nnx.data(None)
     merged.adapter_count = 0
@@ -219,8 +235,7 @@ def load_adapter(path: str | Path, base_hash: str | None = None) -> Adapter:
 
 
 def _linears(model: Decoder) -> Iterator[tuple[str, Linear]]:
-    for name in TARGETS["all_linear"]:
-        yield name, getattr(model.layers, name)
+    yield from model.linears().items()
 
 
 def _adapted(model: Decoder) -> Iterator[tuple[str, Linear]]:

@@ -1,7 +1,7 @@
-"""Base weights on disk: a directory with config.json and safetensors under Hugging Face's names.
+"""Base weights on disk: Hugging Face directories, GGUF files and Orbax checkpoints, in and out.
 
 A checkpoint of the Qwen2, Qwen3 or Llama family loads as it is; the embedded model is kept the
-same way. Kernels are [in, out] in memory and [out, in] on disk.
+same way. Weights go straight into (sharded) device arrays, see load.py.
 
 Axes: L layers.
 """
@@ -15,41 +15,92 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from jax.sharding import Mesh
 
 from automem_jax.files import write_atomically
 from automem_jax.models.config import DecoderConfig
-from automem_jax.models.decoder import BaseWeight, Decoder
-from automem_jax.models.files import (
-    FileFormatError,
-    open_safetensors,
-    write_safetensors,
+from automem_jax.models.decoder import Decoder
+from automem_jax.models.files import FileFormatError, write_safetensors
+from automem_jax.models.layout import layout
+from automem_jax.models.load import abstract_model, fill
+from automem_jax.models.tensors import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    SafetensorsSource,
+    TensorSource,
+    WeightsError,
+    read_config,
+    read_json,
 )
+from automem_jax.sharding import DEFAULT_RULES, LogicalRules, variable_sharding
+from automem_jax.text.sources import gguf_of, resolve
+from automem_jax.text.tokenizer import VocabularyError, check_vocabulary
 
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+__all__ = ["INDEX_FILE", "WEIGHTS_FILE", "VocabularyError", "WeightsError"]
+ORBAX_DIRECTORY = "orbax"
 
 
-class WeightsError(ValueError):
-    """Weights that do not fit the config: which tensor, what it is, what it should be."""
-
-
-def load_model(source: str, dtype: Any = jnp.float32) -> tuple[Decoder, DecoderConfig]:
-    """The model of `source`: "embedded", or a directory with config.json and safetensors.
+def load_model(
+    source: str | Path,
+    dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
+    rules: LogicalRules = DEFAULT_RULES,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Decoder, DecoderConfig]:
+    """The model of `source`, and its config.
 
     Args:
-      dtype: of weights and activations, a dtype or its name.
+      source: "embedded", the name of a fetched model ("smollm2-135m"), a GGUF file, or a directory with
+        config.json and safetensors (one file or shards), an Orbax checkpoint or a GGUF file.
+      dtype: of weights and activations, a dtype or its name; stored ones are converted on the way.
+      mesh: arrays are laid over it by their logical axes; None: one device.
+      progress: called with tensors read and tensors to read.
 
     Raises:
-      FileNotFoundError: a file is missing. FileFormatError: a file cannot be read.
+      FileNotFoundError: a file or a shard is missing. FileFormatError: a file cannot be read.
+      ValueError: a config of another family, or one that asks for what is not computed.
       WeightsError: a tensor is missing or has the wrong shape.
+      VocabularyError: the tokenizer beside the weights is of another model.
     """
     if source == "embedded":
         with resources.as_file(resources.files("automem_jax.models") / "assets") as assets:
-            return _load_directory(assets, jnp.dtype(dtype))
-    return _load_directory(Path(source), jnp.dtype(dtype))
+            return load_model(assets, dtype, mesh, rules, progress)
+    path, dtype = resolve(source), jnp.dtype(dtype)
+    if (path / ORBAX_DIRECTORY).is_dir():
+        model = _load_orbax(path, dtype, mesh, rules)
+        _check_tokenizer(path, model.config)
+    else:
+        tensors, config = open_tensors(path)
+        _check_tokenizer(path, config)
+        model = fill(config, tensors, dtype, mesh, rules, progress)
+    return model, model.config
+
+
+def load_hf(
+    directory: str | Path,
+    mesh: Mesh | None = None,
+    dtype: Any = jnp.float32,
+    progress: Callable[[int, int], None] | None = None,
+) -> Decoder:
+    """The model of a Hugging Face directory (or another source, see `load_model`), which also lists
+    the errors. Beside the arrays themselves it takes a few blocks of 16 MiB of host memory."""
+    return load_model(directory, dtype, mesh, progress=progress)[0]
+
+
+def open_tensors(path: str | Path) -> tuple[TensorSource, DecoderConfig]:
+    """Tensors and config of a directory with safetensors, or of a GGUF file. Raises as `load_model`."""
+    path = Path(path)
+    gguf = gguf_of(path)
+    if gguf is not None:
+        from automem_jax.models.gguf import GGUFSource
+
+        tensors = GGUFSource(gguf)
+        return tensors, tensors.config
+    config = read_config(path)
+    return SafetensorsSource(path), config
 
 
 def save_model(
@@ -62,8 +113,33 @@ def save_model(
     directory = Path(directory)
     tensors = {name: np.asarray(value) for name, value in named_tensors(model)}
     write_safetensors(directory / WEIGHTS_FILE, tensors, {"format": "pt", **(metadata or {})})
-    config = model.config.to_hf() | {"torch_dtype": str(model.embed.get_value().dtype)}
-    write_atomically(directory / "config.json", json.dumps(config, indent=2) + "\n")
+    write_config(model.config, directory, str(model.embed.get_value().dtype))
+
+
+def write_config(config: DecoderConfig, directory: Path, dtype: str) -> None:
+    """Writes config.json."""
+    content = config.to_hf() | {"torch_dtype": dtype}
+    write_atomically(directory / "config.json", json.dumps(content, indent=2) + "\n")
+
+
+def save_orbax(model: Decoder, directory: str | Path) -> None:
+    """Writes config.json and an Orbax checkpoint of the base weights; each process its own shards.
+
+    Raises:
+      FileExistsError: the directory holds one already.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = Path(directory).absolute()
+    if (directory / ORBAX_DIRECTORY).exists():
+        raise FileExistsError(f"{directory / ORBAX_DIRECTORY} exists; choose another directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {row.path: row.variable.get_value() for row in layout(model)}
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory / ORBAX_DIRECTORY, weights)
+        checkpointer.wait_until_finished()
+    if jax.process_index() == 0:
+        write_config(model.config, directory, str(model.embed.get_value().dtype))
 
 
 def base_hash(model: Decoder) -> str:
@@ -82,100 +158,58 @@ def base_hash(model: Decoder) -> str:
 
 def named_tensors(model: Decoder) -> Iterator[tuple[str, Any]]:
     """Base weights by Hugging Face name, in Hugging Face's layout, one a layer."""
-    for template, variable, transposed in _layout(model):
-        value = variable.get_value()
-        if "{layer}" not in template:
-            yield template, value.T if transposed else value
-            continue
-        for layer in range(model.config.num_layers):
-            slice_ = value[layer]
-            yield template.format(layer=layer), slice_.T if transposed else slice_
+    for row in layout(model):
+        value = row.variable.get_value()
+        for layer, name in row.names(model.config.num_layers):
+            part = value if layer is None else value[layer]
+            yield name, part.T if row.transposed else part
 
 
-def _layout(model: Decoder) -> list[tuple[str, BaseWeight, bool]]:
-    """(name template, variable, whether the last two axes are swapped on disk)."""
-    layers = model.layers
-    rows: list[tuple[str, Any, bool]] = [("model.embed_tokens.weight", model.embed, False)]
-    for block, names in (
-        ("self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
-        ("mlp", ("gate_proj", "up_proj", "down_proj")),
-    ):
-        for name in names:
-            linear, place = getattr(layers, name), f"model.layers.{{layer}}.{block}.{name}"
-            rows.append((f"{place}.weight", linear.kernel, True))
-            rows.append((f"{place}.bias", linear.bias, False))
-    for place, norm in (
-        ("self_attn.q_norm", layers.q_norm),
-        ("self_attn.k_norm", layers.k_norm),
-        ("input_layernorm", layers.attention_norm),
-        ("post_attention_layernorm", layers.mlp_norm),
-    ):
-        if norm is not None:
-            rows.append((f"model.layers.{{layer}}.{place}.weight", norm.scale, False))
-    rows.append(("model.norm.weight", model.final_norm.scale, False))
-    rows.append(("lm_head.weight", model.head, True))
-    return [row for row in rows if row[1] is not None]
+def _load_orbax(directory: Path, dtype: Any, mesh: Mesh | None, rules: LogicalRules) -> Decoder:
+    import orbax.checkpoint as ocp
 
-
-def _load_directory(directory: Path, dtype: Any) -> tuple[Decoder, DecoderConfig]:
-    config = DecoderConfig.from_hf(_read_json(directory / "config.json"))
-    model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype))
-    read = _tensor_reader(directory)
-    for template, variable, transposed in _layout(model):
-        shape = variable.get_value().shape
-        stacked = "{layer}" in template
-        names = [template]
-        if stacked:
-            names = [template.format(layer=layer) for layer in range(config.num_layers)]
-            shape = shape[1:]
-        wanted = shape[::-1] if transposed else shape
-        parts = []
-        for name in names:
-            value = read(name)
-            if tuple(value.shape) != wanted:
-                raise WeightsError(
-                    f"{directory}: tensor {name!r} has shape {tuple(value.shape)}, config.json asks "
-                    f"for {wanted}; config and weights are of different models"
-                )
-            value = value.astype(dtype)
-            parts.append(value.T if transposed else value)
-        variable.set_value(jnp.stack(parts) if stacked else jnp.asarray(parts[0]))
-    return model, config
-
-
-def _tensor_reader(directory: Path) -> Callable[[str], Any]:
-    """name -> array, from one file or from the shards that the index names."""
-    index_path = directory / INDEX_FILE
-    where: dict[str, str]
-    if not (directory / WEIGHTS_FILE).is_file() and index_path.is_file():
-        where = _read_json(index_path).get("weight_map", {})
-    else:
-        with open_safetensors(directory / WEIGHTS_FILE) as file:
-            where = dict.fromkeys(file.keys(), WEIGHTS_FILE)
-
-    def read(name: str) -> Any:
-        if name not in where:
-            raise WeightsError(
-                f"{directory}: tensor {name!r} is missing ({len(where)} tensors are there); "
-                "download the checkpoint again or check that config.json belongs to it"
-            )
-        with open_safetensors(directory / where[name]) as file:
-            if name not in file.keys():
-                raise WeightsError(
-                    f"{directory / where[name]}: tensor {name!r} is missing although the index "
-                    "names this shard; download the shard again"
-                )
-            return file.get_tensor(name)
-
-    return read
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{str(path)!r} does not exist; a model directory holds config.json and {WEIGHTS_FILE}"
-        )
+    config = read_config(directory)
+    model = abstract_model(config, dtype)
+    wanted = {}
+    for row in layout(model):
+        shape = row.variable.get_value().shape
+        sharding = None if mesh is None else variable_sharding(row.variable, mesh, rules)
+        if sharding is None:
+            sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted[row.path] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    place = directory / ORBAX_DIRECTORY
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise FileFormatError(f"{path}: not JSON ({error}); download it again") from error
+        with ocp.StandardCheckpointer() as checkpointer:
+            found = checkpointer.metadata(place.absolute()).item_metadata
+            stored = {name: tuple(leaf.shape) for name, leaf in dict(found).items()}
+            for name in sorted(stored.keys() | wanted.keys()):
+                shape = wanted[name].shape if name in wanted else None
+                if stored.get(name) != shape:
+                    raise WeightsError(
+                        f"{place}: array {name!r} has shape {stored.get(name)}, config.json asks for "
+                        f"{shape}; config and weights are of different models"
+                    )
+            weights = checkpointer.restore(place.absolute(), wanted)
+    except WeightsError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileFormatError(
+            f"{place}: not a readable Orbax checkpoint ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}); convert the weights again"
+        ) from error
+    for row in layout(model):
+        row.variable.set_value(weights[row.path])
+    return model
+
+
+def _check_tokenizer(path: Path, config: DecoderConfig) -> None:
+    """Compares the vocabulary of a tokenizer.json beside the weights with the embedding."""
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        return
+    content = read_json(file)
+    vocabulary = (content.get("model") or {}).get("vocab") or {}
+    ids = list(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)))
+    ids += [token["id"] for token in content.get("added_tokens") or ()]
+    if ids:
+        check_vocabulary(max(ids) + 1, config.vocab_size, str(file))

@@ -213,7 +213,8 @@ def verify_examples(examples_path: str | Path, *, memory_ops: Iterable[str] | No
             read = source["trace"], read_trace(root / source["trace"])
         key = TurnKey(source["t"], source["phase"], source["turn"])
         place = f"{examples_path}:{number} ({source['trace']}, {key})"
-        turn = _turns(read[1]).get(key)
+        turns = _turns(read[1])
+        turn = turns.get(key)
         if turn is None:
             raise SelectionError(f"{place}: the trace has no such turn; select again")
         if text_hash(turn.completion.text) != source["sha256"]:
@@ -222,9 +223,8 @@ def verify_examples(examples_path: str | Path, *, memory_ops: Iterable[str] | No
             )
         vocabulary = given or vocabulary_of(read[1].header)
         cleaned = clean_turn(turn.completion.text, vocabulary)
-        if _example_body(turn, cleaned, vocabulary) != {
-            name: example[name] for name in ("messages", "supervised", "history")
-        }:
+        body = _example_body(turn, cleaned, vocabulary) | {"token_ids": _token_ids(turns, key)}
+        if any(example.get(name, body["token_ids"]) != value for name, value in body.items()):
             raise SelectionError(f"{place}: messages differ from the trace; select again")
         count += 1
     return count
@@ -338,6 +338,7 @@ def _example_lines(
             key, turn = candidate.key, turns[candidate.key]
             cleaned = clean_turn(turn.completion.text, vocabulary)
             example = _example_body(turn, cleaned, vocabulary) | {
+                "token_ids": _token_ids(turns, key),
                 "weight": 1.0,
                 "phase": key.phase,
                 "provenance": {
@@ -371,6 +372,24 @@ def _example_body(turn: Turn, cleaned: CleanTurn, vocabulary: Iterable[str]) -> 
         "supervised": [{"message": last, "start": s, "end": e} for s, e in cleaned.spans],
         "history": history,
     }
+
+
+def _token_ids(turns: Mapping[TurnKey, Turn], key: TurnKey) -> list[dict[str, Any]]:
+    """The sampler's tokens of the assistant turns of an example, where the trace holds them: of the
+    text as sampled, so what the clean-up took off the end is still at their end."""
+    turn = turns[key]
+    found, earlier = [], 0
+    for index, message in enumerate(turn.messages):
+        if message.role != "assistant":
+            continue
+        for number in range(earlier, key.turn):
+            before = turns.get(TurnKey(key.t, key.phase, number))
+            if before is not None and before.completion.text == message.content:
+                found.append({"message": index, "ids": list(before.completion.token_ids)})
+                earlier = number + 1
+                break
+    found.append({"message": len(turn.messages), "ids": list(turn.completion.token_ids)})
+    return [entry for entry in found if entry["ids"]]
 
 
 def _best_groups(table: CreditTable) -> list[dict[str, Any]]:

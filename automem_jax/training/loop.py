@@ -6,30 +6,60 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grain
+import jax
+import numpy as np
 from flax import nnx
 
-from automem_jax.config import TrainingConfig, config_hash
+from automem_jax.config import MeshConfig, TrainingConfig, config_hash
+from automem_jax.distributed import barrier, fetch, put
 from automem_jax.files import write_atomically
-from automem_jax.models.decoder import Decoder
+from automem_jax.models.decoder import BaseWeight, Decoder
 from automem_jax.models.lora import Adapter, get_adapter, save_adapter, with_adapters
 from automem_jax.models.lora import add_adapters as add_fresh_adapters
+from automem_jax.models.settings import Settings
 from automem_jax.models.weights import base_hash
+from automem_jax.sharding import variable_sharding
 from automem_jax.text.tokenizer import Tokenizer
 from automem_jax.training import data
-from automem_jax.training.checkpoint import Checkpoints, require_same
+from automem_jax.training.checkpoint import Checkpoints, checksums, require_same
+from automem_jax.training.feed import Feed, training_mesh
+from automem_jax.training.metrics import Metrics
 from automem_jax.training.optimizer import learning_rate, make_optimizer
-from automem_jax.training.step import initial_state, make_train_step, partition
+from automem_jax.training.preemption import Preempted, Preemption
+from automem_jax.training.step import (
+    Partition,
+    TrainState,
+    initial_state,
+    make_score,
+    make_train_step,
+    partition,
+)
 
 ADAPTER_FILE = "adapter.safetensors"
 DONE_FILE = "done.json"
 METRICS_FILE = "metrics.jsonl"
+ITEMS_NAMED = 8
+
+# How a run is carried out, not what it computes: an interrupted run may go on with other values.
+EXECUTION = {
+    "mesh": MeshConfig(),
+    "microbatch_rows": 0,
+    "attention": "auto",
+    "remat": "none",
+    "loss_chunk": 1,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 1,
+}
+
+Report = Callable[[int, int, dict[str, float]], None]
 
 
 class TrainingError(RuntimeError):
@@ -42,11 +72,16 @@ class TrainResult:
 
     Attributes:
       adapter: path of the adapter file.
-      steps: optimizer steps in all.
+      steps: optimizer steps taken in all.
       final_loss: mean a supervised token, at the last step.
       base_hash: of the frozen base, the same before and after.
       items, dropped, shortened: what was trained on, left out (by reason), and shortened to fit.
       fill: share of packed tokens that are not padding.
+      retokenised: learnt turns that were encoded anew, not in the tokens that the sampler drew.
+      prefix_saving: share of the items' tokens that shared prefixes save.
+      heldout_items, heldout_loss, best_step: held-out items, the least loss on them, and the step whose
+        adapter this is (the last one where nothing was held out).
+      stopped_early: patience ran out.
     """
 
     adapter: Path
@@ -57,6 +92,48 @@ class TrainResult:
     dropped: dict[str, int]
     shortened: int
     fill: float
+    retokenised: int = 0
+    prefix_saving: float = 0.0
+    heldout_items: int = 0
+    heldout_loss: float | None = None
+    best_step: int = 0
+    stopped_early: bool = False
+
+
+@dataclass
+class Progress:
+    """What the loop knows besides the state; saved with every checkpoint.
+
+    Attributes:
+      figures: of the last step taken.
+      best_loss, best_step: least held-out loss and where; infinite before the first score.
+      worse: scores in a row that were no better.
+    """
+
+    figures: dict[str, float] = field(default_factory=dict)
+    best_loss: float = math.inf
+    best_step: int = 0
+    worse: int = 0
+
+    def notes(self) -> dict[str, Any]:
+        """For a checkpoint; JSON knows no infinity."""
+        best = None if math.isinf(self.best_loss) else self.best_loss
+        return {"best_loss": best, "best_step": self.best_step, "worse": self.worse}
+
+    def restore(self, notes: dict[str, Any]) -> None:
+        """What `notes` gave."""
+        best = notes["best_loss"]
+        self.best_loss = math.inf if best is None else best
+        self.best_step, self.worse = notes["best_step"], notes["worse"]
+
+    def score(self, step: int, loss: float) -> bool:
+        """Counts a held-out loss in; whether it is the least so far."""
+        better = loss < self.best_loss
+        if better:
+            self.best_loss, self.best_step, self.worse = loss, step, 0
+        else:
+            self.worse += 1
+        return better
 
 
 def train(
@@ -65,30 +142,31 @@ def train(
     tokenizer: Tokenizer,
     examples_path: str | Path,
     out_dir: str | Path,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    progress: Report | None = None,
 ) -> TrainResult:
     """Trains one fresh adapter beside `model`'s frozen base, which is left as it is.
 
     Writes metrics.jsonl (a line a step), checkpoints/, adapter.safetensors and, last, done.json. A run
     that was killed goes on from its newest checkpoint and ends with the losses of an unbroken one; a
-    finished one is not done again.
+    finished one is not done again. Under `jax.distributed` every process calls this alike.
 
     Args:
       progress: called after each step with steps done, steps in all, and the step's figures.
 
     Raises:
       DataError: an example cannot be trained on.
-      CheckpointError: `out_dir` holds another run (base, configuration or examples differ).
+      ShardingError: the mesh does not fit the devices or the rows.
+      CheckpointError: `out_dir` holds another run (base, configuration or examples differ), or a
+        checkpoint cannot be written.
       TrainingError: the loss or gradient is not finite, or the base changed.
+      Preempted: SIGTERM came; the state is saved.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    base_before = base_hash(model)
+    base_before = _hash_of_base(model)
     identity = {
         "base": base_before,
-        "configuration": config_hash(
-            dataclasses.replace(config, checkpoint_every=1, keep_checkpoints=1)
-        ),
+        "configuration": config_hash(dataclasses.replace(config, **EXECUTION)),
         "examples": hashlib.sha256(Path(examples_path).read_bytes()).hexdigest(),
         "tokenizer": f"{tokenizer.chat_format}, {tokenizer.vocab_size} tokens",
     }
@@ -99,98 +177,208 @@ def train(
     dataset = data.load_items(
         examples_path, tokenizer, loss=config.loss, row_tokens=config.row_tokens
     )
-    batches = data.packed_batches(
-        dataset.items,
-        row_tokens=config.row_tokens,
-        batch_rows=config.batch_rows,
-        epochs=config.epochs,
-        seed=config.seed,
-        pad_id=tokenizer.pad_id,
-    )
-    total_steps = len(batches)
-    schedule = learning_rate(config, total_steps)
-    optimizer = make_optimizer(config, total_steps)
-    specialist = _with_fresh_adapter(model, config)
-    parts = partition(specialist)
-    state = initial_state(parts, optimizer, config.seed)
-    train_step = make_train_step(parts, optimizer)
-
-    checkpoints = Checkpoints(out / "checkpoints", keep=config.keep_checkpoints, identity=identity)
-    try:
-        input_iterator = iter(batches.to_iter_dataset(grain.ReadOptions(2, 8)))
-        restored = checkpoints.restore(state)
-        if restored is not None:
-            state, iterator_state = restored
-            input_iterator.set_state(iterator_state)
-        first_step = int(state.step)
-        figures = _keep_metrics(out / METRICS_FILE, first_step)
-        with open(out / METRICS_FILE, "a", encoding="utf-8") as metrics:
-            for step in range(first_step + 1, total_steps + 1):
-                started = time.perf_counter()
-                batch = next(input_iterator)
-                state, device_figures = train_step(state, batch)
-                figures = {name: float(value) for name, value in device_figures.items()}
-                figures["learning_rate"] = float(schedule(step - 1))
-                figures["tokens_per_s"] = batch["tokens"].size / (time.perf_counter() - started)
-                _require_finite(figures, step)
-                metrics.write(json.dumps({"step": step, **figures}) + "\n")
-                metrics.flush()
-                if step % config.checkpoint_every == 0 and step < total_steps:
-                    checkpoints.save(state, input_iterator.get_state())
-                if progress is not None:
-                    progress(step, total_steps, figures)
-    finally:
-        checkpoints.close()
-
-    parts.install(specialist, state.params)
-    adapter = get_adapter(specialist, 1)
-    base_after = base_hash(specialist)
+    mesh = training_mesh(config)
+    with jax.set_mesh(mesh):
+        run = TrainingRun(config, model, dataset, tokenizer.pad_id, mesh)
+        base_sums = checksums(run.parts.frozen)
+        with Checkpoints(
+            out / "checkpoints", keep=config.keep_checkpoints, identity=identity
+        ) as checkpoints:
+            state, noted = run.steps(checkpoints, out / METRICS_FILE, progress)
+            if noted.best_step and noted.best_step != int(state.step):
+                state = checkpoints.restore(state, noted.best_step).state
+        adapter = run.adapter(state)
+        same = checksums(run.parts.frozen) == base_sums
+    base_after = "other weights"
+    if same:  # a base that lies on several hosts is not fetched a second time
+        base_after = base_hash(run.specialist) if jax.process_count() == 1 else base_before
     if base_after != base_before:
         raise TrainingError(
             f"the frozen base changed from {base_before} to {base_after}; report this"
         )
-    save_adapter(out / ADAPTER_FILE, adapter, base_before)
     result = TrainResult(
         adapter=out / ADAPTER_FILE,
-        steps=total_steps,
-        final_loss=figures["loss"],
+        steps=noted.figures["step"],
+        final_loss=noted.figures["loss"],
         base_hash=base_before,
-        items=len(dataset.items),
+        items=len(run.items),
         dropped=dataset.dropped,
         shortened=dataset.shortened,
-        fill=data.fill(dataset.items, batches, config.row_tokens, config.batch_rows, config.epochs),
+        retokenised=dataset.retokenised,
+        fill=run.plan.fill,
+        prefix_saving=run.plan.saving,
+        heldout_items=len(run.heldout),
+        heldout_loss=None if math.isinf(noted.best_loss) else noted.best_loss,
+        best_step=noted.best_step or noted.figures["step"],
+        stopped_early=noted.figures["step"] < run.plan.steps,
     )
-    _write_done(out, result, adapter, identity, base_after)
+    if jax.process_index() == 0:
+        save_adapter(out / ADAPTER_FILE, adapter, base_before)
+        _write_done(out, result, adapter, identity, base_after)
+    barrier("training is written")
     return result
 
 
-def _with_fresh_adapter(model: Decoder, config: TrainingConfig) -> Decoder:
-    """A model that shares the base's arrays and has one new adapter; `model` itself gets none."""
+class TrainingRun:
+    """One training, laid out over a mesh: items, compiled functions and the loop over steps."""
+
+    def __init__(self, config: TrainingConfig, model: Decoder, dataset, pad_id: int, mesh):
+        self.config, self.mesh, self.pad_id = config, mesh, pad_id
+        self.items, self.heldout = data.split_heldout(
+            dataset.items, config.heldout_share, config.seed
+        )
+        packing = {"packing": config.packing, "share_prefix": config.share_prefix}
+        packing |= {"row_tokens": config.row_tokens, "seed": config.seed}
+        self.plan = data.plan_rows(
+            self.items, batch_rows=config.batch_rows, epochs=config.epochs, **packing
+        )
+        self.specialist = _with_fresh_adapter(model, config, mesh)
+        self.parts: Partition = partition(self.specialist)
+        self.schedule = learning_rate(config, self.plan.steps)
+        self.optimizer = make_optimizer(config, self.plan.steps)
+        microbatches = config.batch_rows // (config.microbatch_rows or config.batch_rows)
+        self.step = make_train_step(
+            self.parts,
+            self.optimizer,
+            microbatches=microbatches,
+            loss_chunk=config.loss_chunk,
+            dropout=config.lora.dropout > 0,
+            mesh=mesh,
+        )
+        self.feed = Feed(mesh, config.batch_rows)
+        if self.heldout:
+            rows = config.microbatch_rows or config.batch_rows
+            self.heldout_plan = data.plan_rows(self.heldout, batch_rows=rows, epochs=1, **packing)
+            self.heldout_feed = Feed(mesh, rows)
+            self.score = make_score(self.parts, loss_chunk=config.loss_chunk, mesh=mesh)
+
+    def steps(
+        self, checkpoints: Checkpoints, metrics_path: Path, report: Report | None
+    ) -> tuple[TrainState, Progress]:
+        """From the newest checkpoint, or the start, to the last step."""
+        config, total = self.config, self.plan.steps
+        state = initial_state(self.parts, self.optimizer, config.seed, self.mesh)
+        batches = data.batches_of(self.plan, self.items, self.pad_id, self.feed.own_rows)
+        input_iterator = iter(batches.to_iter_dataset(grain.ReadOptions(2, 8)))
+        noted = Progress()
+        restored = checkpoints.restore(state)
+        if restored is not None:
+            state = restored.state
+            input_iterator.set_state(restored.iterator)
+            noted.restore(restored.notes)
+        first_step = int(state.step)
+        log = Metrics(metrics_path, first_step)
+        noted.figures = log.last
+        saved = first_step
+
+        def save(loss: float | None = None) -> None:
+            nonlocal saved
+            checkpoints.save(
+                state, input_iterator.get_state(), notes=noted.notes(), heldout_loss=loss
+            )
+            saved = int(state.step)
+
+        with log, Preemption() as preemption:
+            for step in range(first_step + 1, total + 1):
+                if config.patience and noted.worse >= config.patience:
+                    break
+                started = time.perf_counter()
+                batch = next(input_iterator)
+                state, device_figures = self.step(state, self.feed(batch))
+                figures = self._figures(step, batch, device_figures, started)
+                heldout_loss = self._heldout_loss(state, step)
+                better = False
+                if heldout_loss is not None:
+                    figures["heldout_loss"] = heldout_loss
+                    better = noted.score(step, heldout_loss)
+                noted.figures = {"step": step, **figures}
+                log.write(noted.figures)
+                if better or (step % config.checkpoint_every == 0 and step < total):
+                    save(heldout_loss)
+                if report is not None:
+                    report(step, total, figures)
+                if preemption.requested(step) and step < total:
+                    if saved != step:
+                        save()
+                    checkpoints.wait()
+                    stop = Preempted(step)
+                    print(f"{stop}; the same command goes on from there", file=sys.stderr)
+                    raise stop
+        return state, noted
+
+    def adapter(self, state: TrainState) -> Adapter:
+        """The trained adapter, on the host."""
+        params = {path: fetch(value) for path, value in state.params.items()}
+        self.parts.install(self.specialist, params)
+        return get_adapter(self.specialist, 1)
+
+    def _figures(
+        self, step: int, batch: dict[str, np.ndarray], device_figures: dict, started: float
+    ) -> dict[str, float]:
+        """The step's figures as numbers; waits for the step.
+
+        Raises:
+          TrainingError: one of them is not finite; names the step and its items.
+        """
+        row_loss = np.asarray(device_figures.pop("row_loss"))
+        figures = {name: float(value) for name, value in device_figures.items()}
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(figures[name]):
+                raise TrainingError(
+                    f"step {step}: {name} is {figures[name]}; its items: "
+                    f"{self._named_items(step, row_loss)}; look at them or lower "
+                    "training.learning_rate; the last checkpoint is from before this step"
+                )
+        placed = float(np.mean((batch["ends"] if "ends" in batch else batch["segment_ids"]) > 0))
+        figures["learning_rate"] = float(self.schedule(step - 1))
+        size = self.config.batch_rows * self.config.row_tokens
+        figures["tokens_per_s"] = size / (time.perf_counter() - started)
+        figures["fill"] = placed
+        return figures
+
+    def _named_items(self, step: int, row_loss: np.ndarray) -> str:
+        rows = self.plan.step_rows(step)
+        wrong = [row for row, loss in zip(rows, row_loss, strict=True) if not np.isfinite(loss)]
+        names = [self.items[i].name for row in wrong or rows for i in row]
+        more = f" and {len(names) - ITEMS_NAMED} more" if len(names) > ITEMS_NAMED else ""
+        return "; ".join(names[:ITEMS_NAMED]) + more
+
+    def _heldout_loss(self, state: TrainState, step: int) -> float | None:
+        """Mean loss a supervised token of the held-out items, where this step is scored."""
+        every = self.config.heldout_every or self.config.checkpoint_every
+        if not self.heldout or (step % every and step < self.plan.steps):
+            return None
+        total, count = 0.0, 0.0
+        own = self.heldout_feed.own_rows
+        for batch in data.batches_of(self.heldout_plan, self.heldout, self.pad_id, own):
+            sums = self.score(state.params, self.heldout_feed(batch))
+            total, count = total + float(sums[0]), count + float(sums[1])
+        return total / count
+
+
+def _with_fresh_adapter(model: Decoder, config: TrainingConfig, mesh) -> Decoder:
+    """A model on `mesh` with the base's weights and one new adapter; `model` itself gets none."""
     specialist = with_adapters(model, [])
     lora = config.lora
-    add_fresh_adapters(
-        specialist, 1, lora.rank, lora.alpha, lora.targets, nnx.Rngs(params=config.seed)
-    )
+    rngs = nnx.Rngs(params=config.seed)
+    add_fresh_adapters(specialist, 1, lora.rank, lora.alpha, lora.targets, rngs, lora.dropout)
+    specialist.settings = Settings(attention=config.attention, remat=config.remat)
+    for variable in _variables(specialist):
+        variable.set_value(put(variable.get_value(), variable_sharding(variable, mesh)))
     return specialist
 
 
-def _require_finite(figures: dict[str, float], step: int) -> None:
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(figures[name]):
-            raise TrainingError(
-                f"step {step}: {name} is {figures[name]}; lower training.learning_rate or look at the "
-                "examples of this step; the last checkpoint is from before it"
-            )
+def _variables(model: Decoder) -> Iterator[nnx.Variable]:
+    return (v for _, v in nnx.iter_graph(model) if isinstance(v, nnx.Variable))
 
 
-def _keep_metrics(path: Path, last_step: int) -> dict[str, float]:
-    """Cuts the log back to what the checkpoint knows; returns the last line kept (empty at the start)."""
-    kept: list[str] = []
-    if path.exists():
-        # A line torn by a kill is always later than the newest checkpoint.
-        kept = path.read_text(encoding="utf-8").splitlines()[:last_step]
-    write_atomically(path, "".join(line + "\n" for line in kept))
-    return json.loads(kept[-1]) if kept else {}
+def _hash_of_base(model: Decoder) -> str:
+    """`base_hash`; of weights that lie on several hosts, a checksum that is computed where they lie."""
+    base = [v.get_value() for v in _variables(model) if isinstance(v, BaseWeight)]
+    if all(value.is_fully_addressable for value in base):
+        return base_hash(model)
+    sums = json.dumps(checksums(base)).encode()
+    return "checksums-" + hashlib.sha256(sums).hexdigest()
 
 
 def _write_done(

@@ -11,12 +11,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from automem_jax.distributed import put
 from automem_jax.models.decoder import BaseWeight
-from automem_jax.training.loss import next_token_loss
+from automem_jax.training.loss import supervised_loss
 
 ADAPTER_AXIS = 1  # of lora_a [L, N, in, R] and lora_b [L, N, R, out]
 
@@ -30,7 +33,7 @@ class TrainState:
       step: int32 [], optimizer steps taken.
       params: trained arrays by dotted path; an adapter's have N = 1.
       opt_state: the optimizer's, shaped like params.
-      rng: key data of the run; saved with the rest. The objective draws nothing from it so far.
+      rng: key data of the run; dropout is drawn from it and the step number.
     """
 
     step: Array
@@ -130,48 +133,73 @@ def partition(
 
 
 def initial_state(
-    parts: Partition, optimizer: optax.GradientTransformation, seed: int = 0
+    parts: Partition,
+    optimizer: optax.GradientTransformation,
+    seed: int = 0,
+    mesh: Mesh | None = None,
 ) -> TrainState:
-    """State before the first step."""
+    """State before the first step; on `mesh`, the optimizer's moments lie as their parameters do."""
     params = parts.params()
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizer.init(params),
-        rng=jax.random.key_data(jax.random.key(seed)),
+    scalars = jnp.zeros((), jnp.int32), jax.random.key_data(jax.random.key(seed))
+    if mesh is None:
+        return TrainState(scalars[0], params, optimizer.init(params), scalars[1])
+    replicated = NamedSharding(mesh, PartitionSpec())
+    shardings = optax.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, params),
+        jax.tree.map(lambda value: value.sharding, params),
+        transform_non_params=lambda _: replicated,
     )
+    step, rng = (put(np.asarray(value), replicated) for value in scalars)
+    return TrainState(step, params, jax.jit(optimizer.init, out_shardings=shardings)(params), rng)
 
 
 def make_train_step(
-    parts: Partition, optimizer: optax.GradientTransformation
+    parts: Partition,
+    optimizer: optax.GradientTransformation,
+    *,
+    microbatches: int = 1,
+    loss_chunk: int = 512,
+    dropout: bool = False,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]:
     """The compiled step: (state, batch) -> (state, figures).
 
-    `batch` holds tokens, segment_ids, positions, weights, each [B, T]. Figures: loss (mean a supervised
-    token), supervised_tokens (sum of weights), grad_norm (before clipping). The state's buffers are
-    given away to the new state.
-    """
+    `batch` is what data.batches_of makes. Its B rows are seen in `microbatches` parts of equal size, one
+    at a time; gradients are sums over all supervised tokens of the batch, divided once by
+    the sum of all weights, so neither parts nor devices change what a token weighs.
 
-    def loss_of(params, trained, frozen, batch):
-        model = parts.model(params, trained, frozen)
-        adapter_ids = None
-        if parts.adapter is not None:
-            adapter_ids = jnp.full((batch["tokens"].shape[0],), parts.adapter, jnp.int32)
-        logits = model(
-            batch["tokens"],
-            positions=batch["positions"],
-            segment_ids=batch["segment_ids"],
-            adapter_ids=adapter_ids,
-        )
-        total, count = next_token_loss(
-            logits, batch["tokens"], batch["segment_ids"], batch["weights"]
-        )
-        return total / jnp.maximum(count, 1e-9), count
+    Figures: loss (mean a supervised token), supervised_tokens (sum of weights), grad_norm (before
+    clipping), row_loss (each row's sum, [B]). The state's buffers are given away to the new
+    state.
+
+    Args:
+      dropout: whether adapters drop; the key depends on the state's rng, step and microbatch.
+      mesh: where the state lies; new states lie the same.
+    """
+    loss_of = _loss_of(parts, loss_chunk)
+    gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+
+    def accumulate(params, trained, frozen, batch, key):
+        def add(sums, numbered):
+            index, part = numbered
+            part_key = jax.random.fold_in(key, index) if dropout else None
+            (_, rows), grads = gradient_of(params, trained, frozen, part, part_key)
+            return jax.tree.map(jnp.add, sums, grads), rows
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        if microbatches == 1:
+            return add(zeros, (0, batch))
+        parts_of_batch = jax.tree.map(lambda x: _parts(x, microbatches), batch)
+        grads, rows = jax.lax.scan(add, zeros, (jnp.arange(microbatches), parts_of_batch))
+        return grads, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), rows)
 
     def step(state, trained, frozen, batch):
-        (loss, count), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, trained, frozen, batch
-        )
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+        grads, (row_loss, row_weight) = accumulate(state.params, trained, frozen, batch, key)
+        count = jnp.sum(row_weight)
+        grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1e-9), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = TrainState(
             step=state.step + 1,
@@ -180,14 +208,81 @@ def make_train_step(
             rng=state.rng,
         )
         figures = {
-            "loss": loss,
+            "loss": jnp.sum(row_loss) / jnp.maximum(count, 1e-9),
             "supervised_tokens": count,
             "grad_norm": optax.tree.norm(grads),
+            "row_loss": row_loss,
         }
         return new, figures
 
-    compiled = jax.jit(step, donate_argnums=0)
-    return lambda state, batch: compiled(state, parts.trained, parts.frozen, batch)
+    def compiled_for(state: TrainState):
+        layout = None
+        if mesh is not None:
+            # Without it XLA may lay the new state out anew, and the second step compiles again.
+            replicated = NamedSharding(mesh, PartitionSpec())
+            layout = jax.tree.map(lambda x: x.sharding, state), replicated
+        return jax.jit(step, donate_argnums=0, out_shardings=layout)
+
+    compiled = None
+
+    def run(state: TrainState, batch: dict[str, Array]):
+        nonlocal compiled
+        if compiled is None:
+            compiled = compiled_for(state)
+        return compiled(state, parts.trained, parts.frozen, batch)
+
+    # Of shapes alone: for compiling ahead of time.
+    run.lower = lambda state, batch: compiled_for(state).lower(
+        state, parts.trained, parts.frozen, batch
+    )
+    return run
+
+
+def make_score(
+    parts: Partition, *, loss_chunk: int = 512, mesh: Mesh | None = None
+) -> Callable[[dict[str, Array], dict[str, Array]], tuple[Array, Array]]:
+    """The compiled held-out loss: (params, batch) -> (sum of losses, sum of weights)."""
+    loss_of = _loss_of(parts, loss_chunk)
+
+    def score(params, trained, frozen, batch):
+        total, (_, weights) = loss_of(params, trained, frozen, batch, None)
+        return total, jnp.sum(weights)
+
+    layout = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    compiled = jax.jit(score, out_shardings=layout)
+    return lambda params, batch: compiled(params, parts.trained, parts.frozen, batch)
+
+
+def _loss_of(parts: Partition, loss_chunk: int):
+    """(params, trained, frozen, batch, dropout key) -> (sum of losses, (row sums, row weights))."""
+
+    def loss_of(params, trained, frozen, batch, key):
+        model = parts.model(params, trained, frozen)
+        visible = {name: batch[name] for name in ("ends", "segment_ids") if name in batch}
+        hidden, _ = model.hidden(
+            batch["tokens"],
+            positions=batch["positions"],
+            adapter_ids=parts.adapter,
+            dropout_key=key,
+            with_cache=False,
+            **visible,
+        )
+        rows, weights = supervised_loss(
+            hidden,
+            batch["predict_at"],
+            batch["labels"],
+            batch["label_weights"],
+            model.unembed,
+            chunk=loss_chunk,
+        )
+        return jnp.sum(rows), (rows, weights)
+
+    return loss_of
+
+
+def _parts(x: Array, count: int) -> Array:
+    """[B, ...] -> [count, B / count, ...]; each part takes as many rows from every device."""
+    return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
 
 
 def _arrays(state: nnx.State) -> dict[str, Array]:

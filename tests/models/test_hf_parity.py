@@ -10,10 +10,11 @@ import pytest
 
 from automem_jax.models import load_model, logits
 from automem_jax.models.files import write_safetensors
+from automem_jax.models.settings import Settings
 
 DATA = Path(__file__).parents[1] / "data"
 TOOLS = Path(__file__).parents[2] / "tools"
-FAMILIES = ("qwen2", "qwen3", "llama")
+FAMILIES = ("qwen2", "qwen3", "llama", "smollm2", "llama3", "linear")
 
 
 def load_checkpoint(directory, config, weights):
@@ -54,3 +55,17 @@ def test_logits_equal_transformers_live(family, tmp_path):
     weights = {k: v.numpy() for k, v in reference.state_dict().items()}
     model = load_checkpoint(tmp_path, json.loads(reference.config.to_json_string()), weights)
     compare(model, **given, expected=goldens.reference_logits(reference, given))
+    pack(model, reference, goldens)
+
+
+def pack(model, reference, goldens):
+    """Two rows of transformers in one packed row, by every kind of attention."""
+    tokens = np.random.default_rng(2).integers(0, 48, (2, 40))
+    alone = {"tokens": tokens, "mask": np.ones_like(tokens)}
+    alone["positions"] = np.broadcast_to(np.arange(40), (2, 40))
+    expected = goldens.reference_logits(reference, alone).reshape(1, 80, -1)
+    segments = np.repeat([[1, 2]], 40, axis=1)
+    for kind in ("plain", "chunked"):
+        model.settings = Settings(attention=kind)
+        ours = np.asarray(logits(model, tokens.reshape(1, 80), segments))
+        np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=0)

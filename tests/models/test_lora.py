@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -5,6 +6,7 @@ from models.tiny import tiny_decoder
 
 from automem_jax.models import lora
 from automem_jax.models.decoder import logits
+from automem_jax.models.settings import Dropout, Settings
 
 TOKENS = np.random.default_rng(1).integers(0, 64, (4, 9))
 
@@ -77,5 +79,54 @@ def test_adapters_that_do_not_fit_are_refused():
         lora.set_adapter(model, 1, random_adapter(tiny_decoder(d_ff=64), 1))
     with pytest.raises(lora.AdapterError, match="adapter 2 does not exist"):
         lora.get_adapter(model, 2)
-    with pytest.raises(lora.AdapterError, match="'mlp'"):
-        lora.add_adapters(model, 1, 2, 4.0, "mlp", nnx.Rngs(params=0))
+    with pytest.raises(lora.AdapterError, match="'query'"):
+        lora.add_adapters(model, 1, 2, 4.0, "query", nnx.Rngs(params=0))
+
+
+def test_targets_say_which_projections_are_adapted():
+    for targets, count in (("attention", 4), ("qv", 2), ("mlp", 3), ("all_linear", 7)):
+        model = tiny_decoder()
+        lora.add_adapters(model, 1, 2, 4.0, targets, nnx.Rngs(params=0))
+        weights = lora.get_adapter(model, 1).weights
+        assert {name.split(".")[0] for name in weights} == set(lora.TARGETS[targets])
+        assert len(weights) == 2 * count
+
+
+def test_dropout_acts_on_the_adapter_alone_and_only_with_a_key():
+    base = tiny_decoder()
+    model = tiny_decoder()
+    lora.add_adapters(model, 1, 3, 6.0, "all_linear", nnx.Rngs(params=0), dropout=0.5)
+    ones = np.ones(4, np.int32)
+
+    def hidden(model, seed=None, ids=ones, remat="none"):
+        model.settings = Settings(remat=remat, mlp_chunk=4)
+        key = None if seed is None else jax.random.key(seed)
+        return np.asarray(model.hidden(TOKENS[:, :8], adapter_ids=ids, dropout_key=key)[0])
+
+    np.testing.assert_array_equal(hidden(model, 1), hidden(base))  # B is zero: nothing to drop
+    lora.set_adapter(model, 1, random_adapter(base, 1).weights)
+    plain = hidden(model)
+    np.testing.assert_array_equal(
+        plain, hidden(lora.with_adapters(base, [random_adapter(base, 1)]))
+    )
+    dropped = hidden(model, 1)
+    assert np.abs(dropped - plain).max() > 0.05
+    assert np.abs(dropped - hidden(model, 2)).max() > 0.05
+    np.testing.assert_allclose(dropped, hidden(model, 1, remat="full"), atol=2e-5)
+    np.testing.assert_array_equal(hidden(model, 1, np.zeros(4, np.int32)), hidden(base))
+
+
+def test_dropout_keeps_the_mean_and_the_share():
+    x = np.ones((2, 64, 256), np.float32)
+    drop = Dropout(jax.random.key(0), np.arange(64)).of("q")
+    out = np.asarray(drop.applied(x, 0.25))
+    assert set(np.unique(out)) == {np.float32(0), np.float32(4 / 3)}
+    assert abs((out == 0).mean() - 0.25) < 0.01
+    later = drop.of("k"), Dropout(drop.key, np.arange(32, 64))
+    assert np.mean(np.asarray(later[0].applied(x, 0.25)) == out) < 0.7
+    np.testing.assert_array_equal(later[1].applied(x[:, 32:], 0.25), out[:, 32:])
+
+
+def test_a_dropout_outside_its_range_is_refused():
+    with pytest.raises(lora.AdapterError, match="1.0"):
+        lora.add_adapters(tiny_decoder(), 1, 2, 4.0, "qv", nnx.Rngs(params=0), dropout=1.0)

@@ -102,3 +102,7 @@ def toy_config(**changes) -> TrainingConfig:
         "checkpoint_every": 2,
     }
     return TrainingConfig(**(settings | changes))
+
+
+# What the runs on several devices change of toy_config.
+MESH_RUN = {"epochs": 2, "batch_rows": 8, "share_prefix": 6, "row_tokens": 24}

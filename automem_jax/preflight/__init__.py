@@ -1,0 +1,1 @@
+"""Whether an experiment fits named hardware, asked of the real compilers on any CPU machine."""
