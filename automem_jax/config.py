@@ -73,7 +73,9 @@ class PolicyConfig:
     The key is read from the environment variable named by `api_key_env` (empty: OPENAI_API_KEY or
     ANTHROPIC_API_KEY, by kind), never from the config.
     `adapter_model` is the server's name for base + adapter (vLLM --lora-modules); empty: the
-    base answers both roles.
+    base answers both roles. `timeout_s` bounds one try, from its first byte to its last.
+    `prices` is a JSON file of prices in US dollars per million tokens, see policies.prices; empty:
+    no money is counted.
     """
 
     kind: str = "local"
@@ -86,6 +88,7 @@ class PolicyConfig:
     backoff_s: float = 1.0
     concurrency: int = 16
     max_tokens: int = 4096
+    prices: str = ""
 
 
 BASELINES = ("window", "window_cot")  # agents without memory
@@ -98,6 +101,7 @@ CONNECTION_FIELDS = (
     "max_retries",
     "backoff_s",
     "concurrency",
+    "prices",
 )
 
 

@@ -14,9 +14,17 @@ from automem_jax.agent.template import Template, load_template
 from automem_jax.agent.validate import check
 from automem_jax.config import ConfigError, ExperimentConfig, seed_sets, unknown_key
 from automem_jax.files import write_json
+from automem_jax.policies.prices import ModelUsage
 from automem_jax.progress import Progress
 from automem_jax.rollout.runner import SERVED, Runner
 
+BASE_ALONE = "none"  # names no adapter, also where a server has one
+_ARMS = {  # template and adapter of each arm
+    "base_v0": ("", ""),
+    "base_best": ("best", ""),
+    "specialist_best": ("best", "lineage"),
+    "control_best": ("best", "random"),
+}
 COMPARISONS = (
     ("base_best", "base_v0"),
     ("specialist_best", "base_v0"),
@@ -48,10 +56,15 @@ class Stages:
         self.runner.close()
 
     def pipeline(self) -> None:
-        """Everything in order, then where the report is."""
+        """Everything in order, then where the report is.
+
+        Raises:
+          ConfigError: at once, where an arm needs an adapter that a server would have to load first.
+        """
+        self._check_pipeline()
         started = time.monotonic()
         self.evolve()
-        self.rollout("collect", "best", "")
+        self.rollout("collect", "best", BASE_ALONE)
         for kind in ("lineage", "random"):
             self.select(kind)
             self.train(kind)
@@ -75,11 +88,34 @@ class Stages:
             best = evolve(self.config, self.workdir, run_template, architect)
         print(f"loop 1: best template is {best.id}")
 
+    def _check_pipeline(self) -> None:
+        policy = self.config.policy
+        arms = [arm for arm in self.config.evaluation.arms if _ARMS.get(arm, ("", ""))[1]]
+        if policy.kind != "local" and self.config.agent.kind == "memory" and arms:
+            raise ConfigError(
+                f"pipeline: policy.kind {policy.kind!r} cannot play {', '.join(arms)}: the adapter "
+                "that is trained on the way is not on the server; set evaluation.arms to base_v0 and "
+                "base_best, or name it in policy.adapter_model from the start and run the stages one "
+                f"by one: evolve, rollout --seeds=collect --template=best --adapter={BASE_ALONE}, "
+                "select, train; then let the server load train/lineage (`automem serve "
+                "--adapters=lineage`, or `automem convert` and another server), and evaluate"
+            )
+
     def rollout(self, seed_set: str, template: str, adapter: str) -> list[Path]:
-        """Plays one seed set; traces go to traces/<set>/<name>."""
+        """Plays one seed set; traces go to traces/<set>/<name>.
+
+        Args:
+          adapter: see `adapter`; "" is the server's adapter where policy.adapter_model names one, else
+            the base alone, as BASE_ALONE always.
+        """
         chosen = self.template(template)
         if not adapter and self.config.policy.adapter_model:
             adapter = str(SERVED)
+            if seed_set == "collect" and self.config.agent.kind == "memory":
+                print(
+                    "note: played with policy.adapter_model; `automem select` reads the base's own "
+                    f"traces, which --adapter={BASE_ALONE} makes"
+                )
         adapter_path = self.adapter(adapter)
         specialist = adapter_path.parent.name or adapter_path.name if adapter_path else ""
         name = f"{chosen.id}+{specialist}" if specialist else chosen.id
@@ -108,9 +144,13 @@ class Stages:
         template = self.template("best" if self._evolved().exists() else "")
         traces = self.workdir / "traces" / "collect" / template.id
         if not traces.is_dir():
+            alone = f" --adapter={BASE_ALONE}" if self.config.policy.adapter_model else ""
+            served = traces.with_name(f"{template.id}+{SERVED}")
+            what = f" ({served.name} was played with an adapter)" if served.is_dir() else ""
             raise ConfigError(
-                f"{traces} does not exist; run `automem rollout --seeds=collect --template="
-                f"{'best' if self._evolved().exists() else template.id}` with this --workdir first"
+                f"{traces} does not exist{what}; run `automem rollout --seeds=collect --template="
+                f"{'best' if self._evolved().exists() else template.id}{alone}` with this --workdir "
+                "first"
             )
         names = [f"{self.config.env.task}-{seed}.jsonl" for seed in self.seeds["collect"]]
         paths = [traces / name for name in names if (traces / name).exists()]
@@ -218,15 +258,9 @@ class Stages:
     def _arm(self, name: str):
         from automem_jax.evaluation.evaluate import Arm
 
-        settings = {
-            "base_v0": ("", ""),
-            "base_best": ("best", ""),
-            "specialist_best": ("best", "lineage"),
-            "control_best": ("best", "random"),
-        }
-        if name not in settings:
-            raise ConfigError(f"config.evaluation.arms: {unknown_key(name, settings)}")
-        template, adapter = settings[name]
+        if name not in _ARMS:
+            raise ConfigError(f"config.evaluation.arms: {unknown_key(name, _ARMS)}")
+        template, adapter = _ARMS[name]
         return Arm(name, self.template(template), self.adapter(adapter))
 
     def _needs_memory(self, stage: str) -> None:
@@ -268,14 +302,14 @@ class Stages:
         return template
 
     def adapter(self, name: str) -> Path | None:
-        """The adapter file of train/<name>, or a path; None for "".
+        """The adapter file of train/<name>, or a path; None for "" and BASE_ALONE.
 
         A server holds its adapter itself: SERVED stands for policy.adapter_model.
 
         Raises:
           ConfigError: there is no such file, or the server's adapter has no name.
         """
-        if not name:
+        if name in ("", BASE_ALONE):
             return None
         if self.config.policy.kind != "local":
             if name in ("lineage", str(SERVED)) and self.config.policy.adapter_model:
@@ -290,9 +324,31 @@ class Stages:
             raise ConfigError(f"adapter {str(path)!r} does not exist; run `automem train` first")
         return path
 
+    def _record_usage(self, stage: str) -> None:
+        """Adds what a server was asked to usage.json, by stage and model, and tells it in a line."""
+        path = self.workdir / "usage.json"
+        stages = json.loads(path.read_text())["stages"] if path.exists() else {}
+        before = stages.setdefault(stage, {})
+        taken = self.runner.take_usage()
+        for model, usage in taken.items():
+            total = ModelUsage(**before.get(model, {}))
+            total.add(usage)
+            before[model] = dataclasses.asdict(total)
+            money = "" if usage.cost_usd is None else f", {usage.cost_usd:.4f} USD"
+            print(
+                f"{stage}: {model}: {usage.calls:,} calls ({usage.retries:,} retries, {usage.failed:,} "
+                f"failed), {usage.prompt_tokens:,} prompt tokens ({usage.cached_tokens:,} cached), "
+                f"{usage.completion_tokens:,} generated{money}"
+            )
+        if taken:
+            costs = [m["cost_usd"] for models in stages.values() for m in models.values()]
+            known = [cost for cost in costs if cost is not None]
+            write_json(path, {"cost_usd": sum(known) if known else None, "stages": stages})
+
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        """Adds the stage's seconds to timing.json, also when it is interrupted."""
+        """Adds the stage's seconds to timing.json and what a server was asked to usage.json, also when it
+        is interrupted."""
         print(f"== {name}", flush=True)
         started = time.monotonic()
         try:
@@ -302,6 +358,7 @@ class Stages:
             stages = json.loads(path.read_text())["stages"] if path.exists() else {}
             stages[name] = round(stages.get(name, 0.0) + time.monotonic() - started, 2)
             write_json(path, {"stages": stages})
+            self._record_usage(name)
 
 
 def _peak_memory_gib() -> float:

@@ -11,6 +11,7 @@ ORDER = [
     {"models", "agent"},
     {"sampling"},
     {"policies", "testing"},
+    {"serve"},
     {"rollout"},
     {"selection"},
     {"training"},

@@ -5,10 +5,10 @@ Its answer is data. It is parsed as JSON, checked by the template validator and 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from automem_jax.agent.template import to_json
@@ -96,7 +96,7 @@ class ApiArchitect:
         config: ArchitectConfig,
         policy: Policy | None = None,
         *,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Awaitable[None] | None] = asyncio.sleep,
         rng: random.Random | None = None,
     ):
         self.config = config
@@ -165,7 +165,7 @@ def make_architect(config: ArchitectConfig) -> Architect:
 def make_endpoint(
     config: PolicyConfig,
     *,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], Awaitable[None] | None] = asyncio.sleep,
     rng: random.Random | None = None,
 ) -> Policy:
     """The API policy a config names.

@@ -4,11 +4,16 @@ compilation and worker processes; where the `balrog` package is installed, its e
 matmul peak, memory, compilation; where torch, transformers and peft are installed (here or in
 --torch_python), the same job by them.
 
+`automem bench decode` replays the requests of recorded episodes (--requests: a file of them or a
+directory of traces) with the config's model: requests/s, tokens/s, prefix reuse, time to first token,
+memory; where torch and transformers are installed (here or in --torch_python), the same requests by
+`generate`, one at a time and in batches of 8.
+
 `automem bench harness` plays an episode under --config.agent.template with a scripted player, in one
 environment (--env), and measures what the agent costs besides environment and model: time a step early
 and late, trace size, prompts, and the share of prompt tokens that a prefix cache could reuse.
 
-Prints tables and writes WORKDIR/bench/env.json, harness.json or train.json.
+Prints tables and writes WORKDIR/bench/env.json, harness.json, train.json or decode.json.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from typing import Any
 from automem_jax.cli import environment_flags, flags
 from automem_jax.files import write_json
 
-WORDS = ("env", "harness", "train")
+WORDS = ("env", "harness", "train", "decode")
 WORKERS = "0,1,2"
 
 _BATCH = flags.stage_flag("batch", "16,64,256", "Numbers of slots to measure.")
@@ -40,6 +45,21 @@ _TORCH_PYTHON = flags.stage_flag(
     "torch_python", "", "train: Python interpreter that has torch, transformers and peft."
 )
 _TORCH_ROWS = flags.stage_flag("torch_rows", "4", "train: rows to time with PEFT; 0: none.")
+_REQUESTS = flags.stage_flag(
+    "requests", "", "decode: file of recorded requests, or traces. Empty: the shipped file."
+)
+_RECORDED = flags.stage_flag(
+    "recorded", "craftax_classic", "decode: take episodes whose env or template is this; all: all."
+)
+_EPISODES = flags.stage_flag("episodes", "8", "decode: episodes that are replayed side by side.")
+_PER_EPISODE = flags.stage_flag(
+    "requests_per_episode", "0", "decode: take the first so many of each episode; 0: all."
+)
+_NEW_TOKENS = flags.stage_flag("new_tokens", "32", "decode: the longest answer, in tokens.")
+_REUSE = flags.stage_flag("prefix_reuse", "on", "decode: reuse cached prefixes.", ["on", "off"])
+_TORCH_REQUESTS = flags.stage_flag(
+    "torch_requests", "16", "decode: requests to time with transformers; 0: none."
+)
 ITEMS = 256
 
 
@@ -127,6 +147,81 @@ def main_train(experiment: flags.Experiment) -> None:
     write_json(
         path, facts | {"training": dataclasses.asdict(training), "ours": ours, "peft": theirs}
     )
+    print(f"written: {path}")
+
+
+def main_decode(experiment: flags.Experiment) -> None:
+    """`automem bench decode`."""
+    from automem_jax.bench import decode as bench
+    from automem_jax.bench.env import machine
+    from automem_jax.bench.recorded import SHIPPED, read_recorded
+    from automem_jax.rollout.runner import Runner
+    from automem_jax.sampling.engine import Engine
+
+    def number(flag: str, text: str, least: int) -> int:
+        return environment_flags.whole_numbers(flag, text, least=least, most=1)[0]
+
+    new_tokens, concurrent = number("new_tokens", _NEW_TOKENS.value, 1), _EPISODES.value
+    concurrent = number("episodes", concurrent, 1)
+    torch_requests = number("torch_requests", _TORCH_REQUESTS.value, 0)
+    per_episode = number("requests_per_episode", _PER_EPISODE.value, 0)
+    source = Path(_REQUESTS.value) if _REQUESTS.value else SHIPPED
+    recorded = read_recorded(source)
+    kinds = sorted({name for e in recorded for name in (e.env, e.template)})
+    if _RECORDED.value != "all":
+        recorded = [e for e in recorded if _RECORDED.value in (e.env, e.template)]
+    if not recorded:
+        raise flags.UsageError(f"--recorded={_RECORDED.value}: {source} has {', '.join(kinds)}")
+    config, path = experiment.config.model, experiment.workdir / "bench" / "decode.json"
+    flags.use_compilation_cache()
+    runner = Runner(experiment.config)
+    prompts = bench.tokenise(
+        recorded, runner.tokenizer, config.max_context - new_tokens, per_episode
+    )
+    engine = Engine(
+        runner.model,
+        runner.tokenizer,
+        slots=config.slots,
+        max_context=config.max_context,
+        prefix_reuse=_REUSE.value == "on",
+    )
+    lengths = prompts.lengths
+    print(
+        f"{len(lengths)} requests of {len(prompts.episodes)} episodes, prompts of {min(lengths)}.."
+        f"{max(lengths)} tokens, mean {sum(lengths) / len(lengths):.0f}; {prompts.dropped} too long for "
+        f"model.max_context {config.max_context}",
+        flush=True,
+    )
+    bench.warm_up(engine, prompts, concurrent, new_tokens)
+    ours, answers = bench.replay(engine, prompts, concurrent, new_tokens)
+    for name, value in ours.items():
+        print(f"  {name:<26} {_figure(value)}")
+    theirs: dict[str, Any] = {"why": "not asked for"}
+    if torch_requests:
+        order = sorted(answers, key=lambda place: (place[1], place[0]))  # as in lockstep play
+        chosen = order[:: max(1, len(order) // torch_requests)][:torch_requests]
+        theirs = bench.measure_torch(
+            _TORCH_PYTHON.value,
+            runner.model,
+            runner.tokenizer.eos_id,
+            [prompts.episodes[episode][number] for episode, number in chosen],
+            new_tokens,
+            len(os.sched_getaffinity(0)),
+        )
+        theirs = bench.compare(ours, theirs, [answers[place] for place in chosen])
+    for batch in bench.TORCH_BATCHES:
+        if row := theirs.get(f"batch_{batch}"):
+            print(
+                f"transformers generate, batch {batch}: {row['requests_per_s']:.3f} requests/s, "
+                f"{row['generated_tokens_per_s']:.1f} tokens/s; ours "
+                f"{row['ours_is_times_faster']:.2f} times that; {row['same_answers']:.0%} of the "
+                "answers are the same"
+            )
+    if "why" in theirs:
+        print(f"transformers generate: not measured ({theirs['why']})")
+    facts = {"machine": machine(), "requests": str(source), "recorded": _RECORDED.value}
+    facts |= {"model": dataclasses.asdict(config), "dropped": prompts.dropped}
+    write_json(path, facts | {"ours": ours, "transformers": theirs})
     print(f"written: {path}")
 
 

@@ -14,6 +14,7 @@ STAGES = {
     "select": "loop 2: pick good memory decisions from traces",
     "train": "loop 2: train the memory specialist's adapter",
     "evaluate": "two-model evaluation and attribution on held-out seeds",
+    "serve": "the model and its adapters behind an OpenAI-compatible HTTP API",
     "preflight": "compile for named hardware on any machine: does it fit, and what it costs",
     "report": "write the HTML report of a work directory",
     "template": "check, show, diff: memory templates, their prompts and differences",
@@ -21,7 +22,7 @@ STAGES = {
     "models": "get: fetch a small model by name, checked by hash",
     "convert": "weights and adapters to and from hf, merged, peft, orbax",
     "envs": "check: play every environment twice and compare all observations",
-    "bench": "env: steps/s of the environments; harness: what the agent costs; train: tokens/s",
+    "bench": "env, harness, train, decode: what each costs, and what others take for the same",
 }
 
 

@@ -13,7 +13,11 @@ _SET = flags.stage_flag(
 _TEMPLATE = flags.stage_flag(
     "template", "", "Template name, path, or 'best'. Empty: the config's agent.template."
 )
-_ADAPTER = flags.stage_flag("adapter", "", "'lineage', 'random' or a path. Empty: base only.")
+_ADAPTER = flags.stage_flag(
+    "adapter",
+    "",
+    "'lineage', 'random' or a path; 'none': base only. Empty: base only, or policy.adapter_model.",
+)
 
 
 def main(experiment: flags.Experiment) -> None:

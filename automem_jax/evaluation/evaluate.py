@@ -30,6 +30,7 @@ class Arm:
     kind: str = "memory"
 
 
+_SEEDS_SHOWN = 10
 RunArm = Callable[[Arm, Sequence[int], Path], object]
 
 
@@ -123,6 +124,23 @@ def print_table(results: Mapping[str, Any], file: IO[str] | None = None) -> None
         for row in body:
             table.add_row(*row)
         console.print(table)
+    for name, arm in results["arms"].items():
+        for line in _failures(name, arm):
+            console.file.write(line + "\n")
+
+
+def _failures(name: str, arm: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of an arm whose model calls failed, and which episodes that is about."""
+    failed = [episode for episode in arm["episodes"] if episode.get("failed_calls")]
+    if not failed:
+        return []
+    seeds = ", ".join(str(episode["seed"]) for episode in failed[:_SEEDS_SHOWN])
+    more = "" if len(failed) <= _SEEDS_SHOWN else f" and {len(failed) - _SEEDS_SHOWN} more"
+    causes = "; ".join(f"{count} for {cause}" for cause, count in arm["fallbacks"].items())
+    return [
+        f"{name}: {arm['failed_calls']} model calls failed in {len(failed)} of {arm['n']} episodes "
+        f"(seeds {seeds}{more}); fallback actions: {causes or 'none'}"
+    ]
 
 
 def _arm_row(name: str, arm: Mapping[str, Any]) -> tuple[str, ...]:

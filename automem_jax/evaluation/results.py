@@ -10,14 +10,14 @@ import dataclasses
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from automem_jax.evaluation.metrics import BehaviourCounter, CueCounter, CueProbe, probe_for
 from automem_jax.evaluation.statistics import paired_difference, summarise_scores
 from automem_jax.files import write_json
-from automem_jax.traces.schema import Trace
+from automem_jax.traces.schema import Step, Trace
 from automem_jax.traces.store import iter_traces
 
 RESULTS_SCHEMA = 1
@@ -39,6 +39,9 @@ class EpisodeResult:
       end_reason, failed, error: how it ended.
       tokens: prompt, completion and calls.
       actions: how often each action was taken.
+      failed_calls: model calls that failed after all retries.
+      fallbacks: steps whose action was the environment's fallback, by cause: "failed call" (the model's
+        server or the prompt's length), "no action" written, or "unknown action".
     """
 
     episode: str
@@ -52,6 +55,8 @@ class EpisodeResult:
     error: str | None
     tokens: dict[str, int]
     actions: dict[str, int]
+    failed_calls: int = 0
+    fallbacks: dict[str, int] = field(default_factory=dict)
 
 
 def episode_result(trace: Trace) -> EpisodeResult:
@@ -81,7 +86,26 @@ def episode_result(trace: Trace) -> EpisodeResult:
         error=end.get("error"),
         tokens={k: int(end["tokens"].get(k, 0)) for k in ("prompt", "completion", "calls")},
         actions=dict(Counter(step.action for step in trace.steps).most_common()),
+        failed_calls=sum(
+            turn.completion.error is not None
+            for step in trace.steps
+            for phase in step.phases
+            for turn in phase.turns
+        ),
+        fallbacks=dict(
+            Counter(
+                fallback_cause(step) for step in trace.steps if step.action_source == "fallback"
+            ).most_common()
+        ),
     )
+
+
+def fallback_cause(step: Step) -> str:
+    """Why the environment's fallback action was taken in this step; step.errors has the words."""
+    last = step.phases[-1].turns[-1] if step.phases and step.phases[-1].turns else None
+    if last is not None and last.completion.error is not None:
+        return "failed call"
+    return "no action" if step.proposed is None else "unknown action"
 
 
 def summarise(
@@ -239,6 +263,8 @@ def _summarise_arm(
         "template": header.get("template", {}),
         "policy": header.get("policy", {}),
         "failed": [e.seed for e in ordered if e.failed],
+        "failed_calls": sum(e.failed_calls for e in ordered),
+        "fallbacks": dict(sum((Counter(e.fallbacks) for e in ordered), Counter()).most_common()),
         "end_reasons": dict(Counter(e.end_reason or "" for e in ordered).most_common()),
         "mean_steps": sum(e.steps for e in ordered) / len(ordered),
         "tokens": {

@@ -10,6 +10,7 @@ C head_dim, D model, F ffn, V vocab, N adapters, R rank.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,6 +29,9 @@ from automem_jax.sharding import axis_size, constrain
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RESIDUAL = ("batch", "residual_time", "act_embed")
+# (q [B, T, K, G, C], k and v [B, K, T, C] of the new tokens) -> (attended [B, T, K, G, C], what the
+# cache holds then: two pytrees). Queries are not scaled yet.
+CachedAttention = Callable[[Array, Array, Array], tuple[Array, tuple[Any, Any]]]
 
 
 class BaseWeight(nnx.Variable):
@@ -65,6 +69,8 @@ class Linear(nnx.Module):
     ):
         if chosen is None or self.lora_a is None:
             return self._with_bias(x @ self.weight(x.dtype))
+        if self.lora_a[...].ndim == 2:
+            return self._with_joined_adapters(x, chosen)
         # Pinned, so that their gradients are reduced to the shards that the optimizer holds.
         a = constrain(self.lora_a[...], self.lora_a.get_metadata()["axes"][1:])
         b = constrain(self.lora_b[...], self.lora_b.get_metadata()["axes"][1:])
@@ -82,6 +88,15 @@ class Linear(nnx.Module):
         low = jnp.einsum("bti,nir->btnr", x, a.astype(x.dtype))
         low = low * (chosen * self.lora_scale)[:, None, :, None].astype(x.dtype)
         return out + jnp.einsum("btnr,nro->bto", low, b.astype(x.dtype))
+
+    def _with_joined_adapters(self, x: Float[Array, "B T I"], chosen: Float[Array, "B M"]):
+        """For adapters side by side, `lora_a` [I, M] and `lora_b` [M, O] with the scales in it, M = N R.
+
+        `chosen` has one in the columns of the row's adapter: two plain products, nothing transposed.
+        """
+        out = self._with_bias(x @ self.weight(x.dtype))
+        low = (x @ self.lora_a[...].astype(x.dtype)) * chosen[:, None].astype(x.dtype)
+        return out + low @ self.lora_b[...].astype(x.dtype)
 
     def _with_bias(self, out: Array) -> Array:
         return out if self.bias is None else out + self.bias[...]
@@ -136,17 +151,15 @@ class Layer(nnx.Module):
         rotation,
         visible,
         chosen,
-        past=None,
-        step=None,
+        cached: CachedAttention | None = None,
         dropout: Dropout | None = None,
         settings: Settings = Settings(),  # noqa: B008 (frozen)
     ):
         """One layer: (new residual stream, (keys, values)).
 
-        `visible` is a Visible, with `past` the valid places of the cache [B, S].
-        Without `past`: keys and values of the tokens in `x`, both [B, K, T, C]. With `past`, this layer's
-        cached keys [B, K, C, S] and values [B, K, S, C]: the same with the one token of `x`
-        written at index `step`.
+        Without `cached`, tokens attend to each other as `visible` (a Visible) says, and keys and values
+        of the tokens in `x` come back, both [B, K, T, C]. With it, it attends, and what it returns
+        comes back.
         """
         c = self.config
         b, t, _ = x.shape
@@ -167,13 +180,12 @@ class Layer(nnx.Module):
         q = constrain(rotate(q, rotation), ("batch", "time", "act_heads", None))
         k, v = rotate(k, rotation).swapaxes(1, 2), v.swapaxes(1, 2)
         q = q.reshape(b, t, c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim)
-        if past is None:
+        if cached is None:
             k, v = (constrain(s, ("batch", "act_kv_heads", None, None)) for s in (k, v))
             how = {"kind": settings.attention, "chunk": settings.attention_chunk}
             attended = attend(q, k, v, visible=visible, **how)
         else:
-            k, v = written(past[0], k.swapaxes(2, 3), step, 3), written(past[1], v, step, 2)
-            attended = attend_cached(q, k, v, visible)
+            attended, (k, v) = cached(q, k, v)
         attended = attended.reshape(b, t, c.num_heads * c.head_dim)
         attended = constrain(attended, ("batch", "time", "act_heads"))
 
@@ -356,7 +368,13 @@ class Decoder(nnx.Module):
             strict=False,
         ):
             layer = nnx.merge(graphdef, state)
-            x, (k, v) = layer(x, rotation, mask, chosen, past, cache.step)
+
+            def attention(q, k, v, past=past):
+                k = written(past[0], k.swapaxes(2, 3), cache.step, 3)
+                v = written(past[1], v, cache.step, 2)
+                return attend_cached(q, k, v, mask), (k, v)
+
+            x, (k, v) = layer(x, rotation, None, chosen, attention)
             keys.append(k)
             values.append(v)
         return self.final_norm(x), KVCache(

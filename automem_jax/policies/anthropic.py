@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from automem_jax.policies.endpoint import EndpointPolicy, missing_sdk
+from automem_jax.policies.endpoint import Answer, EndpointPolicy, missing_sdk
 from automem_jax.policies.retry import GarbledAnswer
 from automem_jax.text.messages import Completion, Request, SamplingSettings
 
@@ -26,14 +26,14 @@ class AnthropicPolicy(EndpointPolicy):
             import anthropic
         except ImportError as error:
             raise missing_sdk("anthropic") from error
-        return anthropic.Anthropic(
+        return anthropic.AsyncAnthropic(
             api_key=key,
             base_url=self.config.base_url or self.default_base_url,
             timeout=self.config.timeout_s,
             max_retries=0,
         )
 
-    def _ask(self, request: Request, model: str) -> Completion:
+    async def _ask(self, request: Request, model: str) -> Answer:
         system = "\n\n".join(m.content for m in request.messages if m.role == "system")
         turns = [
             {"role": m.role, "content": m.content} for m in request.messages if m.role != "system"
@@ -43,13 +43,14 @@ class AnthropicPolicy(EndpointPolicy):
             arguments["system"] = system
         if request.sampling.stop:
             arguments["stop_sequences"] = list(request.sampling.stop)
-        answer = self._client.messages.create(
+        answer = await self._client.messages.create(
             model=model,
             messages=turns,
             max_tokens=min(request.sampling.max_tokens, self.config.max_tokens),
             **arguments,
         )
-        return _completion(answer)
+        written = getattr(getattr(answer, "usage", None), "cache_creation_input_tokens", 0)
+        return Answer(_completion(answer), written or 0)
 
 
 def _settings(sampling: SamplingSettings) -> dict[str, Any] | None:
@@ -73,6 +74,7 @@ def _completion(answer: Any) -> Completion:
     counts = {
         "prompt_tokens": sum(int(getattr(usage, name, 0) or 0) for name in cached),
         "completion_tokens": int(getattr(usage, "output_tokens", 0) or 0),
+        "cached_tokens": int(getattr(usage, "cache_read_input_tokens", 0) or 0),
     }
     reason = getattr(answer, "stop_reason", None)
     if reason == "refusal":

@@ -1,19 +1,29 @@
-"""What the API policies share: the key, the thread pool, retries, seeds and error answers."""
+"""What the API policies share: the key, calls in flight, retries, seeds, counts, error answers."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import os
 import random
-import time
+import threading
 import urllib.parse
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from automem_jax.config import ConfigError, PolicyConfig
-from automem_jax.policies.retry import REQUEST_FAULTS, Backoff, EndpointError, Retrier, redact
+from automem_jax.policies.prices import ModelUsage, load_prices
+from automem_jax.policies.retry import (
+    REQUEST_FAULTS,
+    Backoff,
+    CallTimeout,
+    EndpointError,
+    Retrier,
+    redact,
+)
 from automem_jax.text.messages import Completion, Request, RequestKey
 
 
@@ -21,12 +31,16 @@ class EndpointPolicy:
     """A policy that asks a server, one call a request, `config.concurrency` at a time.
 
     Subclasses say how one request is asked (`_ask`). A call that still fails after its retries
-    becomes a Completion with finish_reason "error"; nothing is raised for it.
+    becomes a Completion with finish_reason "error"; nothing is raised for it. All calls share one
+    event loop in a thread, so that hundreds may wait for their answers.
 
     Args:
-      config: server, models, key's variable, time-outs, retries.
+      config: server, models, key's variable, time-outs, retries, prices.
       seed: the run's seed, mixed into every request's own.
       sleep, rng: how to wait and draw jitter; tests pass their own.
+
+    Attributes:
+      usage: calls, tokens and money by model, since the start or `take_usage`.
     """
 
     kind = "endpoint"
@@ -37,7 +51,7 @@ class EndpointPolicy:
         config: PolicyConfig,
         *,
         seed: int = 0,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Awaitable[None] | None] = asyncio.sleep,
         rng: random.Random | None = None,
     ):
         if not config.model:
@@ -46,7 +60,9 @@ class EndpointPolicy:
             )
         self.config = config
         self.max_batch = config.concurrency
+        self.usage: dict[str, ModelUsage] = {}
         self._seed = seed
+        self._prices = load_prices(config.prices, (config.model, config.adapter_model))
         key = read_api_key(config)
         self._retrier = Retrier(
             Backoff(max_retries=config.max_retries, first_s=config.backoff_s),
@@ -55,15 +71,21 @@ class EndpointPolicy:
             rng=rng or random.Random(),
         )
         self._client = self._connect(key)
-        self._pool: ThreadPoolExecutor | None = None
+        self._free = asyncio.Semaphore(config.concurrency)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answers every request, in order; failures come back as completions, see the class."""
-        if len(requests) == 1:
-            return [self._answer(requests[0])]
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix=self.kind)
-        return list(self._pool.map(self._answer, requests))
+        """Answers every request, in order; failures come back as completions, see the class.
+
+        Where this is interrupted, no further call is made.
+        """
+        answers = asyncio.run_coroutine_threadsafe(self._answer_all(requests), self._running())
+        try:
+            return answers.result()
+        except BaseException:
+            answers.cancel()
+            raise
 
     def describe(self) -> dict[str, Any]:
         """Kind, models and server (without credentials) for trace headers."""
@@ -74,44 +96,110 @@ class EndpointPolicy:
             "base_url": public_url(self.config.base_url or self.default_base_url),
         }
 
+    def take_usage(self) -> dict[str, ModelUsage]:
+        """`usage`, which begins anew."""
+        taken, self.usage = self.usage, {}
+        return taken
+
     def close(self) -> None:
-        """Ends the thread pool and closes the connections. Safe to call twice."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
-        self._client.close()
+        """Closes the connections and ends the thread. Safe to call twice."""
+        if self._loop is None:
+            return
+        loop, self._loop = self._loop, None
+        closing = asyncio.run_coroutine_threadsafe(self._client.close(), loop)
+        with contextlib.suppress(Exception):  # a connection that breaks while it is closed
+            closing.result(timeout=5)
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join()
+        loop.close()
 
     def _connect(self, key: str) -> Any:
         raise NotImplementedError
 
-    def _ask(self, request: Request, model: str) -> Completion:
+    async def _ask(self, request: Request, model: str) -> Answer:
         raise NotImplementedError
 
-    def _answer(self, request: Request) -> Completion:
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name=self.kind, daemon=True
+            )
+            self._thread.start()
+        return self._loop
+
+    async def _answer_all(self, requests: Sequence[Request]) -> list[Completion]:
+        tasks = [asyncio.ensure_future(self._answer(request)) for request in requests]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException:  # a bug of ours, or the run was interrupted
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def _answer(self, request: Request) -> Completion:
         adapter = request.role == "memory" and self.config.adapter_model
         model = self.config.adapter_model if adapter else self.config.model
         what = f"{self.kind} model {model!r} at {self.describe()['base_url']}"
         tries = 0
 
-        def ask() -> Completion:
+        async def ask() -> Answer:
             nonlocal tries
             tries += 1
-            return self._ask(request, model)
+            # The SDKs' time-out begins anew with every byte; a server may trickle for ever.
+            try:
+                async with asyncio.timeout(self.config.timeout_s):
+                    return await self._ask(request, model)
+            except TimeoutError as error:
+                limit = self.config.timeout_s
+                raise CallTimeout(f"timed out: no whole answer within {limit:g} s") from error
 
         try:
-            answer = self._retrier.call(ask, what)
-            # A server may echo what it was sent; the key must not reach a trace or a ledger.
-            return dataclasses.replace(
-                answer,
-                text=redact(answer.text, self._retrier.secrets),
-                error=answer.error and redact(answer.error, self._retrier.secrets),
-                tries=tries,
-            )
+            async with self._free:
+                answer = await self._retrier.call(ask, what)
         except EndpointError as error:
+            self._count(model, Answer(Completion("")), tries, failed=True)
             outage = error.status not in REQUEST_FAULTS
             return Completion(
                 "", finish_reason="error", error=str(error), outage=outage, tries=tries
             )
+        cost_usd = self._count(model, answer, tries, failed=bool(answer.completion.error))
+        # A server may echo what it was sent; the key must not reach a trace or a ledger.
+        completion = answer.completion
+        return dataclasses.replace(
+            completion,
+            text=redact(completion.text, self._retrier.secrets),
+            error=completion.error and redact(completion.error, self._retrier.secrets),
+            tries=tries,
+            cost_usd=cost_usd,
+        )
+
+    def _count(self, model: str, answer: Answer, tries: int, *, failed: bool) -> float | None:
+        """Adds a request to the model's usage; what it cost."""
+        completion, price = answer.completion, self._prices.get(model)
+        tokens = (completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens)
+        cost_usd = None if price is None else price.cost_usd(*tokens, answer.cache_written_tokens)
+        self.usage.setdefault(model, ModelUsage()).add(
+            ModelUsage(
+                calls=1,
+                retries=tries - 1,
+                failed=failed,
+                prompt_tokens=completion.prompt_tokens,
+                cached_tokens=completion.cached_tokens,
+                completion_tokens=completion.completion_tokens,
+                cost_usd=cost_usd,
+            )
+        )
+        return cost_usd
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A completion, and how many tokens of its prompt the server put into its cache for a price."""
+
+    completion: Completion
+    cache_written_tokens: int = 0
 
 
 NO_KEY = "none"

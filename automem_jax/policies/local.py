@@ -1,4 +1,4 @@
-"""The in-process policy: the sampler behind the policy contract."""
+"""The in-process policy: the engine behind the policy contract."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jax.sharding import Mesh
+
 from automem_jax.models.decoder import Decoder
-from automem_jax.models.lora import Adapter, with_adapters
+from automem_jax.models.lora import Adapter
 from automem_jax.models.weights import base_hash
-from automem_jax.sampling.sampler import Generation, Sampler
+from automem_jax.sampling.engine import Engine
+from automem_jax.sampling.requests import Generated, GenerationRequest, random_key
 from automem_jax.text import chat
 from automem_jax.text.messages import Completion, Request
 from automem_jax.text.tokenizer import Tokenizer
 
+SPECIALIST = "memory"  # the adapter's name in the engine
+
 
 @dataclass
 class Usage:
-    """What a policy has done so far."""
+    """What a policy has done so far. `reused_tokens` of the prompts came from the cache."""
 
     requests: int = 0
     calls: int = 0
     prompt_tokens: int = 0
+    reused_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
 
@@ -35,9 +41,9 @@ class LocalPolicy:
     Args:
       model: the base; its arrays are shared, not copied, and the model itself is not changed.
       tokenizer: of that model.
-      slots, max_context, run_seed: as for `Sampler`.
+      slots, max_context, prefix_reuse, mesh, kv_dtype: as for `Engine`.
+      run_seed: the run's seed; with a request's key it decides what is drawn.
       adapter: the specialist, or None.
-      buckets: compiled prompt lengths, as for `Sampler`.
 
     Raises:
       ValueError: the tokenizer's vocabulary does not fit the model, or the adapter does not.
@@ -52,33 +58,37 @@ class LocalPolicy:
         max_context: int,
         run_seed: int,
         adapter: Adapter | None = None,
-        buckets: Sequence[int] | None = None,
+        prefix_reuse: bool = True,
+        mesh: Mesh | None = None,
+        kv_dtype: str | None = None,
     ):
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}; "
                 "load the tokenizer that belongs to the model"
             )
-        if max_context > model.config.max_position:
-            raise ValueError(
-                f"max_context {max_context} is beyond the model's {model.config.max_position} "
-                "positions; lower it"
-            )
         self.max_batch = slots
         self.usage = Usage()
         self._tokenizer = tokenizer
-        self._memory_adapter = 0 if adapter is None else 1
-        model = with_adapters(model, [] if adapter is None else [adapter])
-        self._sampler: Sampler | None = Sampler(
-            model, tokenizer, slots, max_context, run_seed, buckets
+        self._run_seed = run_seed
+        self._asked = 0
+        self.engine: Engine | None = Engine(
+            model,
+            tokenizer,
+            slots=slots,
+            max_context=max_context,
+            prefix_reuse=prefix_reuse,
+            mesh=mesh,
+            kv_dtype=kv_dtype,
+            adapters={} if adapter is None else {SPECIALIST: adapter},
         )
+        self._memory_adapter = None if adapter is None else SPECIALIST
         self._identity = {
             "kind": "local",
             "base_hash": base_hash(model),
             "adapter_hash": None if adapter is None else adapter.hash(),
             "slots": slots,
             "max_context": max_context,
-            "buckets": list(self._sampler.buckets),
         }
 
     def complete(self, requests: Sequence[Request]) -> list[Completion]:
@@ -90,37 +100,43 @@ class LocalPolicy:
         Raises:
           RuntimeError: the policy was closed.
         """
-        if self._sampler is None:
+        if self.engine is None:
             raise RuntimeError("this policy was closed; make another")
         started = time.perf_counter()
         answers: list[Completion | None] = [None] * len(requests)
-        places, generations = [], []
+        places: list[int] = []
+        generations: list[GenerationRequest] = []
         for place, request in enumerate(requests):
             prompt = chat.render(request.messages, self._tokenizer, add_generation_prompt=True)
-            room = self._sampler.max_context - request.sampling.max_tokens
+            room = self.engine.max_context - request.sampling.max_tokens
             if len(prompt) > room:
                 answers[place] = Completion(
                     "",
                     finish_reason="error",
                     error=f"prompt of {len(prompt)} tokens, room for {room} before max_tokens within "
-                    f"max_context {self._sampler.max_context}; raise model.max_context or shorten "
+                    f"max_context {self.engine.max_context}; raise model.max_context or shorten "
                     "the template",
                 )
                 continue
-            adapter = self._memory_adapter if request.role == "memory" else 0
+            adapter = self._memory_adapter if request.role == "memory" else None
+            key = random_key(self._run_seed, request.key)
+            self._asked += 1
             places.append(place)
-            generations.append(Generation(prompt, request.sampling, request.key, adapter))
-        generated = self._sampler.generate(generations) if generations else []
-        for place, generation, answer in zip(places, generations, generated, strict=True):
+            generations.append(
+                GenerationRequest(self._asked, prompt, request.sampling, key, adapter)
+            )
+        generated: list[Generated] = self.engine.generate(generations)
+        for place, answer in zip(places, generated, strict=True):
             answers[place] = Completion(
                 text=answer.text,
                 token_ids=answer.token_ids,
                 logprobs=answer.logprobs,
                 finish_reason=answer.finish_reason,
-                prompt_tokens=len(generation.prompt),
+                prompt_tokens=answer.prompt_tokens,
                 completion_tokens=len(answer.token_ids),
             )
-            self.usage.prompt_tokens += len(generation.prompt)
+            self.usage.prompt_tokens += answer.prompt_tokens
+            self.usage.reused_tokens += answer.reused_tokens
             self.usage.completion_tokens += len(answer.token_ids)
         self.usage.requests += len(requests)
         self.usage.calls += 1
@@ -128,9 +144,9 @@ class LocalPolicy:
         return answers
 
     def describe(self) -> dict[str, Any]:
-        """kind, base_hash, adapter_hash (None without adapter), slots, max_context, buckets."""
+        """kind, base_hash, adapter_hash (None without adapter), slots, max_context."""
         return dict(self._identity)
 
     def close(self) -> None:
         """Frees weights and cache."""
-        self._sampler = None
+        self.engine = None

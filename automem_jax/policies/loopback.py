@@ -6,6 +6,7 @@ misbehave on demand: error statuses, Retry-After, garbage, resets, silence.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -27,6 +28,8 @@ class Reply:
       body: raw body sent instead of the wrapped text.
       reset: drop the connection with a TCP reset instead of answering.
       hang: accept the request and answer nothing until the server closes.
+      cut: announce the whole body, send half of it and close the connection.
+      trickle_s: send the body a byte at a time, waiting so long before each.
       finish_reason: in the API's words; None is its normal end.
       prompt_tokens, completion_tokens: usage figures.
     """
@@ -37,6 +40,8 @@ class Reply:
     body: bytes | None = None
     reset: bool = False
     hang: bool = False
+    cut: bool = False
+    trickle_s: float = 0.0
     finish_reason: str | None = None
     prompt_tokens: int = 11
     completion_tokens: int = 7
@@ -49,6 +54,11 @@ class Received:
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512  # so that many may connect at once
 
 
 class LoopbackServer:
@@ -74,8 +84,7 @@ class LoopbackServer:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         poll_s = 0.02  # how soon the serving thread notices a shutdown
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(poll_s,), daemon=True
@@ -133,7 +142,18 @@ class LoopbackServer:
         for name, value in reply.headers.items():
             handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(data)
+        if reply.cut:
+            data = data[: len(data) // 2]
+            handler.close_connection = True
+        if not reply.trickle_s:
+            handler.wfile.write(data)
+            return
+        with contextlib.suppress(OSError):  # the client had enough
+            for byte in data:
+                if self._closing.wait(reply.trickle_s):
+                    break
+                handler.wfile.write(bytes([byte]))
+        handler.close_connection = True
 
 
 def _wrap(reply: Reply, received: Received, anthropic: bool) -> dict[str, Any]:

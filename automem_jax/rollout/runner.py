@@ -14,6 +14,7 @@ from typing import Any
 from automem_jax.agent.template import Template
 from automem_jax.config import ExperimentConfig
 from automem_jax.policies.base import Policy
+from automem_jax.policies.prices import ModelUsage
 from automem_jax.rollout.engine import RolloutResult, RolloutSpec, run_episodes
 from automem_jax.text.messages import SamplingSettings
 
@@ -154,6 +155,14 @@ class Runner:
                 file=sys.stderr,
             )
         return result
+
+    def take_usage(self) -> dict[str, ModelUsage]:
+        """Calls, tokens and money by the server's models since this was last asked; empty in process."""
+        taken: dict[str, ModelUsage] = {}
+        for policy in self._policies.values():
+            for model, usage in getattr(policy, "take_usage", dict)().items():
+                taken.setdefault(model, ModelUsage()).add(usage)
+        return taken
 
     def _prompt_limits(self) -> dict[str, Any]:
         """The local model's tokenizer and longest prompt; a server's are not known here."""

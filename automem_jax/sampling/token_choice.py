@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from automem_jax.models.attention import NEGATIVE
 from automem_jax.text.messages import PHASE_NUMBER, RequestKey
 
 
@@ -40,25 +41,30 @@ def key_words(key: RequestKey) -> tuple[int, int, int, int]:
     return key.episode & mask, key.step & mask, PHASE_NUMBER[key.phase], key.turn & mask
 
 
-def row_keys(run_seed: Int[Array, ""], words: Int[Array, "B 4"]) -> Array:
-    """A random key a row: run seed, episode, step, phase number, turn, folded in that order."""
+def row_keys(run_seed: Int[Array, ...], words: Int[Array, "B 4"]) -> Array:
+    """A random key a row: run seed, episode, step, phase number, turn, folded in that order.
 
-    def fold(row):
-        key = jax.random.key(run_seed, impl="threefry2x32")
+    Args:
+      run_seed: one for all rows, or one a row [B].
+    """
+
+    def fold(seed, row):
+        key = jax.random.key(seed, impl="threefry2x32")
         for word in range(4):
             key = jax.random.fold_in(key, row[word])
         return key
 
-    return jax.vmap(fold)(words)
+    return jax.vmap(fold)(jnp.broadcast_to(run_seed, words.shape[:1]), words)
 
 
 def choose(
     logits: Float[Array, "B V"],
     keys: Array,
-    token_index: Int[Array, ""],
+    token_index: Int[Array, ...],
     settings: ChoiceSettings,
     *,
-    needs_sort: bool,
+    needs_sort: bool | None = None,
+    allowed: Bool[Array, "B V"] | None = None,
 ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
     """Next token of each row, and its log-probability at temperature 1 over the full distribution.
 
@@ -67,19 +73,32 @@ def choose(
 
     Args:
       keys: `row_keys`; the token's index is folded in last.
-      needs_sort: whether any row uses top_p or top_k (static; without it no sort is compiled).
+      token_index: of the token in its answer, for all rows or one a row [B].
+      needs_sort: whether any row uses top_p or top_k, where that is known when compiled (False: no sort
+        is compiled); None: found out when run.
+      allowed: tokens that may be chosen; None: all. Log-probabilities do not heed it.
     """
     likelihoods = jax.nn.log_softmax(logits, axis=-1)
+    if allowed is not None:
+        logits = jnp.where(allowed, logits, NEGATIVE)
     greedy = settings.temperature <= 0
     scaled = logits / jnp.where(greedy, 1.0, settings.temperature)[:, None]
     floor = jnp.max(scaled, axis=-1) + jnp.log(settings.min_p)
     if needs_sort:
         floor = jnp.maximum(floor, _sorted_floor(scaled, settings))
-    noise = jax.vmap(
-        lambda key: jax.random.gumbel(
-            jax.random.fold_in(key, token_index), logits.shape[1:], jnp.float32
-        )
-    )(keys)
+    elif needs_sort is None:
+        sorts = jnp.any((settings.top_k > 0) | (settings.top_p < 1))
+        below = lambda: jnp.full_like(floor, -jnp.inf)  # noqa: E731
+        kept = jax.lax.cond(sorts, lambda: _sorted_floor(scaled, settings), below)
+        floor = jnp.maximum(floor, kept)
+    index = jnp.broadcast_to(token_index, keys.shape)
+
+    def noise_of(key, index):
+        return jax.random.gumbel(jax.random.fold_in(key, index), logits.shape[1:], jnp.float32)
+
+    noise = jax.lax.cond(
+        jnp.all(greedy), lambda: jnp.zeros_like(logits), lambda: jax.vmap(noise_of)(keys, index)
+    )
     noisy = jnp.where(scaled >= floor[:, None], scaled + noise, -jnp.inf)
     token = jnp.argmax(jnp.where(greedy[:, None], logits, noisy), axis=-1).astype(jnp.int32)
     return token, jnp.take_along_axis(likelihoods, token[:, None], axis=-1)[:, 0]

@@ -82,6 +82,8 @@ class Completion:
       error: what went wrong, when finish_reason is "error" after all retries; else None.
       outage: the error is the server's, whatever the request (down, silent, key or model refused).
       tries: calls it took.
+      cached_tokens: of the prompt's, those that the server had in its cache (0 where unknown).
+      cost_usd: what it cost by the price table; None where there is none.
     """
 
     text: str
@@ -93,3 +95,5 @@ class Completion:
     error: str | None = None
     outage: bool = False
     tries: int = 1
+    cached_tokens: int = 0
+    cost_usd: float | None = None

@@ -164,7 +164,7 @@ def test_a_server_that_fails_for_good_is_one_line(tmp_path, kind, bad, calls):
     assert len(server.received) == calls and len(waits) == calls - 1
     assert "\n" not in str(caught.value) and "architect-model" in str(caught.value)
     if bad.headers:
-        assert waits == [9.0, 9.0]
+        assert all(9.0 <= wait <= 9.9 for wait in waits) and len(waits) == 2  # jitter on top
 
 
 def test_transient_failures_are_waited_out(tmp_path, kind):
@@ -176,7 +176,7 @@ def test_transient_failures_are_waited_out(tmp_path, kind):
     waits = []
     with LoopbackServer(script) as server:
         proposal = make_architect(kind, server, waits).propose(make_context(tmp_path, count=1))
-    assert proposal.calls == 1 and waits[0] == 3.0 and len(waits) == 2
+    assert proposal.calls == 1 and 3.0 <= waits[0] <= 3.3 and len(waits) == 2
 
 
 def test_evolve_with_a_server_and_no_key_in_any_file_or_log(tmp_path, kind, caplog):

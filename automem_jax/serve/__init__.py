@@ -1,0 +1,1 @@
+"""The sampler behind an OpenAI-compatible HTTP API."""

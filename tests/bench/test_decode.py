@@ -1,0 +1,143 @@
+"""Recorded requests and their replay."""
+
+import json
+
+import pytest
+from models.tiny import tiny_decoder
+from sampling.letters import LetterTokenizer
+
+from automem_jax.agent.template import load_template
+from automem_jax.bench import decode
+from automem_jax.bench.recorded import SHIPPED, from_trace, read_recorded, write_recorded
+from automem_jax.rollout.engine import RolloutSpec, run_episodes
+from automem_jax.sampling.engine import Engine
+from automem_jax.testing import ScriptedPlayer, ToyEnv
+from automem_jax.text.messages import SamplingSettings
+from automem_jax.traces.store import read_trace
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory):
+    template, env = load_template("memento_v0"), ToyEnv(4, length=6, max_steps=4)
+    spec = RolloutSpec(
+        env_name="toy",
+        task="toy",
+        template=template,
+        arm="base",
+        run_seed=0,
+        sampling=SamplingSettings(),
+        two_model=False,
+        behaviour_hash="0" * 16,
+    )
+    out = tmp_path_factory.mktemp("traces")
+    player = ScriptedPlayer(template, env.actions)
+    run_episodes(env, player, spec, range(4), out, show_progress=False)
+    return out
+
+
+def test_a_file_gives_back_what_was_asked(traces, tmp_path):
+    episodes = read_recorded(traces)
+    path = tmp_path / "r.jsonl.gz"
+    write_recorded(path, episodes)
+    assert read_recorded(path) == episodes
+    first = path.read_bytes()
+    write_recorded(path, episodes)
+    assert path.read_bytes() == first
+    trace = read_trace(sorted(traces.glob("*.jsonl"))[1])
+    assert from_trace(trace) == episodes[1]
+    late = from_trace(trace, first_step=3).requests
+    assert late == tuple(r for r in episodes[1].requests if r.key.step >= 3) and late
+
+
+def test_what_is_no_such_file_is_told(tmp_path):
+    for name, data in (("a", b"x"), ("b", b"\x1f\x8b\x08")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match="no file of recorded requests"):
+            read_recorded(tmp_path / name)
+    with pytest.raises(ValueError, match="no traces"):
+        read_recorded(tmp_path)
+    with pytest.raises(OSError):
+        read_recorded(tmp_path / "missing")
+
+
+def test_the_shipped_file_has_both_games_and_both_kinds_of_template():
+    episodes = read_recorded(SHIPPED)
+    kinds = {(e.env, e.template) for e in episodes}
+    assert kinds == {
+        ("craftax_classic", "crafter_v0"),
+        ("craftax_classic", "crafter_v5"),
+        ("nethack", "nethack_v0"),
+        ("nethack", "nethack_v2"),
+    }
+    assert SHIPPED.stat().st_size < 200_000
+    for kind in kinds:
+        own = [e for e in episodes if (e.env, e.template) == kind]
+        assert len(own) >= 4 and all(len(e.requests) >= 8 for e in own)
+        assert {r.role for e in own for r in e.requests} == {"memory", "gameplay"}
+        assert len({r.messages[-1].content for e in own for r in e.requests}) > 20
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(tiny_decoder(max_position=2048), LetterTokenizer(), slots=4, max_context=1024)
+
+
+def test_a_replay_answers_everything_and_counts_it(traces, engine):
+    prompts = decode.tokenise(read_recorded(traces), LetterTokenizer(), 1024 - 4)
+    assert prompts.dropped == 0
+    decode.warm_up(engine, prompts, 3, 4)
+    figures, answers = decode.replay(engine, prompts, 3, 4)
+    assert len(answers) == len(prompts.lengths) == figures["requests"]
+    assert figures["prompt_tokens"] == sum(prompts.lengths)
+    assert figures["generated_tokens"] == sum(len(a.token_ids) for a in answers.values())
+    assert 0.3 < figures["prefix_reuse"] < 1
+    assert 0 < figures["time_to_first_token_p50_s"] <= figures["time_to_first_token_p95_s"]
+    assert figures["requests_per_s"] == pytest.approx(figures["requests"] / figures["seconds"])
+    engine.clear_cache()
+    _, alone = decode.replay(engine, prompts, 1, 4)
+    assert {k: a.token_ids for k, a in alone.items()} == {
+        k: a.token_ids for k, a in answers.items()
+    }
+    assert json.dumps(figures)
+
+
+def test_prompts_beyond_the_context_are_left_out_and_counted(traces):
+    episodes = read_recorded(traces)
+    every = decode.tokenise(episodes, LetterTokenizer(), 10_000)
+    middle = sorted(every.lengths)[len(every.lengths) // 2]
+    some = decode.tokenise(episodes, LetterTokenizer(), middle)
+    assert some.dropped == sum(length > middle for length in every.lengths) > 0
+    assert max(some.lengths) <= middle
+    assert len(decode.tokenise(episodes, LetterTokenizer(), 10_000, 2).lengths) == 8
+    with pytest.raises(ValueError, match="raise model.max_context"):
+        decode.tokenise(episodes, LetterTokenizer(), 10)
+
+
+def test_without_torch_the_reason_is_told(tmp_path):
+    missing = decode.measure_torch(str(tmp_path / "python"), None, 4, [[5]], 4, 1, tmp_path)
+    assert "No such file" in missing["why"]
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'No module named torch' >&2\nexit 1\n")
+    python.chmod(0o755)
+    told = decode.measure_torch(str(python), tiny_decoder(), 4, [[5, 6]], 4, 1)
+    assert told == {"why": "No module named torch"}
+
+
+def test_the_better_batch_is_what_counts(traces, engine):
+    prompts = decode.tokenise(read_recorded(traces)[:1], LetterTokenizer(), 1020, 2)
+    figures, answers = decode.replay(engine, prompts, 1, 4)
+    ours = list(answers.values())
+    figures["requests_per_s"] = 6.0
+    tokens = [list(ours[0].token_ids), [0]]
+    rows = {
+        f"batch_{batch}": {"requests_per_s": speed, "tokens": tokens}
+        for batch, speed in ((1, 2.0), (8, 3.0))
+    }
+    found = decode.compare(figures, rows, ours)
+    assert (found["better_batch"], found["ours_is_times_faster"]) == (8, 2.0)
+    assert found["batch_1"] == {
+        "requests_per_s": 2.0,
+        "same_answers": 0.5,
+        "ours_is_times_faster": 3.0,
+    }
+    assert decode.compare(figures, {"why": "x"}, []) == {"why": "x"}
