@@ -63,7 +63,9 @@ class Compiler:
                     [self.python, "-c", _PROBE], capture_output=True, text=True, check=True
                 )
             except (OSError, subprocess.CalledProcessError) as error:
-                raise MissingCompiler(f"interpreter {self.python!r} does not run: {error}") from error
+                raise MissingCompiler(
+                    f"interpreter {self.python!r} does not run: {error}"
+                ) from error
             self._versions, self._there = json.loads(done.stdout)
         return self._versions
 
@@ -114,7 +116,9 @@ class Compiler:
                     process.kill()
                     process.wait()
             if process.returncode or not answered.exists():
-                words = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+                words = [
+                    line for line in log.read_text(errors="replace").splitlines() if line.strip()
+                ]
                 raise CompileError(
                     f"compiling {request['program']} for {request['topology']} failed (exit status "
                     f"{process.returncode}): {' | '.join(words[-4:])[-1500:]}"
@@ -129,7 +133,14 @@ class Compiler:
 def environment() -> dict[str, str]:
     """Of the worker: JAX on the CPU, libtpu as a mere compiler beside whoever holds the chips."""
     package = str(Path(__file__).resolve().parents[2])
-    drop = ("TPU_", "JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS_ID", "CUDA_VISIBLE", "XLA_FLAGS")
+    drop = (
+        "TPU_",
+        "JAX_COORDINATOR",
+        "JAX_NUM_PROC",
+        "JAX_PROCESS_ID",
+        "CUDA_VISIBLE",
+        "XLA_FLAGS",
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
     return kept | {
         "JAX_PLATFORMS": "cpu",

@@ -77,9 +77,7 @@ def abstract_model(
         if isinstance(variable, nnx.Variable):
             value = variable.get_value()
             sharding = variable_sharding(variable, mesh)
-            variable.set_value(
-                jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
-            )
+            variable.set_value(jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding))
     return model
 
 
