@@ -32,7 +32,8 @@ fi
 here="$(cd "$(dirname "$0")" && pwd)"
 if [ -z "${AUTOMEM:-}" ]; then
   if command -v flock >/dev/null; then # nodes that share the repository take turns
-    exec 9>"$here/../.environment.lock"
+    mkdir -p "$here/../.venv.lock"
+    exec 9>"$here/../.venv.lock/lock"
     flock 9
   fi
   # shellcheck source=launch/environment.sh

@@ -123,7 +123,7 @@ class Stand:
         return finish(self.start(script, *arguments, **more))
 
 
-def finish(process: subprocess.Popen, timeout_s: float = 200) -> subprocess.CompletedProcess:
+def finish(process: subprocess.Popen, timeout_s: float = 400) -> subprocess.CompletedProcess:
     try:
         output, errors = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -132,7 +132,7 @@ def finish(process: subprocess.Popen, timeout_s: float = 200) -> subprocess.Comp
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def wait_until(true, what: str, timeout_s: float = 120) -> None:
+def wait_until(true, what: str, timeout_s: float = 300) -> None:
     """Returns when `true()` is; what else happens is up to the processes that were started."""
     deadline = time.monotonic() + timeout_s
     while not true():
