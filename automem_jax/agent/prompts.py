@@ -324,8 +324,9 @@ def _near(places: Sequence[_Place], slot: SlotSpec, scene: Scene) -> Lines:
     if len(scene.template.files[slot.file].key) > 2:
         level = as_text(resolve(f"{slot.near}.level")).strip().casefold()
         places = [place for place in places if place[0] == level]
+    left, right, top, bottom = x - radius, x + radius, y - radius, y + radius
     return tuple(
-        line for _, px, py, line in places if abs(px - x) <= radius and abs(py - y) <= radius
+        [line for _, px, py, line in places if left <= px <= right and top <= py <= bottom]
     )
 
 
