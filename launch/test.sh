@@ -6,4 +6,4 @@ export JAX_PLATFORMS=cpu
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/automem_jax/xla}"
 ruff check .
 ruff format --check .
-exec pytest -n 2 "$@"
+exec pytest -n 2 --dist loadfile "$@"  # files with costly fixtures stay on one worker

@@ -11,3 +11,17 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # many
 os.environ["AUTOMEM_QUICK_COMPILE"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+
+_LONGEST = (  # first, so that no worker ends with one of them alone
+    "test_pipeline.py",
+    "test_distributed.py",
+    "test_mesh.py",
+    "test_launch_training.py",
+    "test_sharding.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that take longest first."""
+    order = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
