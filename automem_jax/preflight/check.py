@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from automem_jax.config import ConfigError, ExperimentConfig, MeshConfig, TrainingConfig
-from automem_jax.models.config import DecoderConfig, embedded, qwen2_5_0_5b, qwen2_5_7b, qwen2_5_32b
+from automem_jax.models.config import (
+    DecoderConfig,
+    embedded,
+    qwen2_5_0_5b,
+    qwen2_5_7b,
+    qwen2_5_32b,
+    smollm2_135m,
+)
 from automem_jax.preflight.compile import Compiler
 from automem_jax.preflight.hardware import Topology, default_mesh, listed
 
@@ -21,21 +28,8 @@ KNOWN_SHAPES = {
     "qwen2.5-0.5b": qwen2_5_0_5b,
     "qwen2.5-7b": qwen2_5_7b,
     "qwen2.5-32b": qwen2_5_32b,
+    "smollm2-135m": smollm2_135m,
 }
-SMOLLM2_135M = DecoderConfig(
-    vocab_size=49_152,
-    d_model=576,
-    num_layers=30,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    d_ff=1536,
-    rope_theta=100_000.0,
-    rms_norm_eps=1e-5,
-    qkv_bias=False,
-    tie_embeddings=True,
-    max_position=8192,
-)
 
 
 @dataclass(frozen=True)
@@ -319,13 +313,11 @@ def model_shape(source: str) -> DecoderConfig:
     if path.is_file():
         return DecoderConfig.from_hf(json.loads(path.read_text(encoding="utf-8")))
     name = Path(source).name.lower().removesuffix("-instruct")
-    if name in ("smollm2-135m", "smollm2-135m-instruct"):
-        return SMOLLM2_135M
     if name in KNOWN_SHAPES:
         return KNOWN_SHAPES[name]()
     raise ConfigError(
         f"config.model.source: {source!r} holds no config.json, and is not named like one of "
-        f"{', '.join([*KNOWN_SHAPES, 'smollm2-135m'])}; fetch the checkpoint's config.json"
+        f"{', '.join(KNOWN_SHAPES)}; fetch the checkpoint's config.json"
     )
 
 

@@ -181,24 +181,17 @@ class Runner:
             self._env.close()
 
 
-def weights_mesh(mesh: MeshConfig) -> Mesh | None:
+def weights_mesh(config: MeshConfig) -> Mesh | None:
     """The mesh that the base's weights are read onto: training's; None on a single device.
 
-    Where no axis is set, every device holds its share of each weight (fsdp).
-
     Raises:
-      sharding.ShardingError: the axes' product is not the device count.
+      sharding.ShardingError: the axes do not fit the devices.
     """
     import jax
 
-    from automem_jax.sharding import make_mesh
+    from automem_jax.sharding import configured_mesh
 
-    if jax.device_count() == 1:
-        return None
-    data = mesh.data * mesh.slices
-    fsdp = mesh.fsdp or max(1, jax.device_count() // (data * mesh.tensor * mesh.sequence))
-    shape = {"data": data, "fsdp": fsdp, "tensor": mesh.tensor, "sequence": mesh.sequence}
-    return make_mesh(shape, slices={"data": mesh.slices})
+    return None if jax.device_count() == 1 else configured_mesh(config)
 
 
 def behaviour_hash(config: ExperimentConfig) -> str:
