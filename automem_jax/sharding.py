@@ -16,6 +16,8 @@ from flax import nnx
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from automem_jax.config import MeshConfig
+
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
 
@@ -145,6 +147,28 @@ def _axis_sizes(shape: Mapping[str, int]) -> tuple[int, ...]:
     if wrong:
         raise ShardingError(f"mesh axes {wrong} must be at least 1")
     return tuple(shape.get(name, 1) for name in MESH_AXES)
+
+
+def configured_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
+    """The mesh of a config over `devices` (all unless given); fsdp 0 takes what the other axes leave.
+
+    Raises:
+      ShardingError: the axes' product is not the device count, or does not divide it.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    fixed = config.data * config.tensor * config.sequence * config.slices
+    if not config.fsdp and len(devices) % fixed:
+        raise ShardingError(
+            f"training.mesh: data x tensor x sequence x slices = {fixed} does not divide the "
+            f"{len(devices)} devices; choose divisors"
+        )
+    shape = {
+        "data": config.data * config.slices,
+        "fsdp": config.fsdp or len(devices) // fixed,
+        "tensor": config.tensor,
+        "sequence": config.sequence,
+    }
+    return make_mesh(shape, devices, slices={"data": config.slices})
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:

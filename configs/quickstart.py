@@ -30,5 +30,6 @@ def get_config():
     config.training.learning_rate = 2e-3  # 0.6 M weights bear and need a far higher rate than 32 B
     config.training.epochs = 5
     config.training.row_tokens = 512
+    config.training.packing = "first_fit"  # items keep the order of the shuffle
     config.training.batch_rows = 4
     return config

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv with everything this project needs, once per change of
 # pyproject.toml. Takes the extras to install as its argument, e.g. `. launch/environment.sh api`.
 # PYTHON chooses the interpreter, VENV the directory.

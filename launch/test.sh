@@ -6,4 +6,5 @@ export JAX_PLATFORMS=cpu
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/automem_jax/xla}"
 ruff check .
 ruff format --check .
-exec pytest -n 2 "$@"
+# Files with costly fixtures stay on one worker, the longest first (tests/conftest.py).
+exec pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -256,6 +256,7 @@ def pretrain(recipe: Recipe, items: Sequence[Item], tokenizer) -> Decoder:
         epochs=training.epochs,
         seed=recipe.seed,
         pad_id=tokenizer.pad_id,
+        packing="first_fit",
     )
     optimizer = make_optimizer(training, len(batches))
     state, step = initial_state(parts, optimizer), make_train_step(parts, optimizer)

@@ -25,7 +25,8 @@ Resolve = Callable[[str], Any]  # path -> value; raises KeyError where there is 
 def _has(value: Any, wanted: Any) -> bool:
     if isinstance(value, str):
         return str(wanted).casefold() in value.casefold()
-    return isinstance(value, Collection) and (wanted in value or str(wanted) in value)
+    many = isinstance(value, (tuple, list)) or isinstance(value, Collection)
+    return many and (wanted in value or str(wanted) in value)
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -46,11 +47,11 @@ _CONSTANTS = {"true": True, "false": False, "none": None}
 
 def holds(condition: Any, resolve: Resolve) -> bool:
     """Whether a (valid) condition holds."""
-    if isinstance(condition, bool):
-        return condition
     if isinstance(condition, str):
         path, symbol, wanted = _parsed(condition)
         return _compare(path, symbol, wanted, resolve) if symbol else _truth(path, resolve)
+    if isinstance(condition, bool):
+        return condition
     ((kind, body),) = condition.items()
     if kind == "all":
         return all(holds(c, resolve) for c in body)

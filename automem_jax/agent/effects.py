@@ -10,7 +10,7 @@ import numpy as np
 
 from automem_jax.agent.compass import WORDS, place
 from automem_jax.agent.conditions import as_text
-from automem_jax.agent.level_map import CREATURES, LevelMap
+from automem_jax.agent.level_map import CREATURES, Before, LevelMap, MapObserver
 from automem_jax.agent.paths import percept_value
 from automem_jax.envs.base import Percept
 from automem_jax.envs.grid import Terrain, Thing
@@ -62,20 +62,27 @@ class ObsDiff:
 
     OUTPUTS = ("changed", "run_length", "effect")
     PARAMS = ("paths", "clocks")
+    MAP = True
 
-    def __init__(self, paths: Sequence[str] = (), clocks: Sequence[str] = _CLOCKS) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str] = (),
+        clocks: Sequence[str] = _CLOCKS,
+        *,
+        where: LevelMap | None = None,
+    ) -> None:
         words = "|".join(re.escape(word) for word in clocks)
         self._clock = re.compile(rf"\b(?:{words})\s*[:=]?\s*\d+", re.IGNORECASE) if words else None
         self._paths = tuple(paths)
         self._last: list[str] | None = None
-        self._typed = _TypedDiff()
+        self._typed = _TypedDiff(where)
         self._changed = True
         self._run_length = 0
         self._effect = ""
 
     def update(self, percept: Percept) -> None:
         if not self._paths and percept.fields.get("grid") is not None:
-            effects, remarks = self._typed.update(percept)
+            effects, remarks = self._typed.compare(percept)
             self._changed = bool(effects)
             told = ", ".join(effects) if effects else "nothing changed"
             self._effect = f"{told} ({'; '.join(remarks)})" if remarks else told
@@ -97,30 +104,26 @@ class ObsDiff:
         }
 
 
-class _TypedDiff:
+class _TypedDiff(MapObserver):
     """The comparison of a percept with the one before, part by part."""
 
-    def __init__(self) -> None:
-        self._where = LevelMap()
+    def __init__(self, where: LevelMap | None) -> None:
+        super().__init__(where)
         self._before: Percept | None = None
 
-    def update(self, percept: Percept) -> tuple[list[str], list[str]]:
+    def compare(self, percept: Percept) -> tuple[list[str], list[str]]:
         """What the last action changed, and remarks that are no effect of it."""
-        where, before = self._where, self._before
-        old = (where.name, where.x, where.y)
-        old_things = where.things
-        old_level = where.levels.get(old[0])
-        known = old_level.terrain.copy() if old_level is not None else None
-        old_corner = (old_level.left, old_level.top) if old_level is not None else (0, 0)
-        where.update(percept)
-        self._before = percept
+        self.update(percept)
+        where, before, self._before = self._where, self._before, percept
+        then = where.before
+        old, old_things, known = then.place, then.things, then.terrain
         if before is None:
             return ["the episode began"], []
         effects = _move(where, old, before, percept)
         if where.grid.relative:
             effects += _crafted(before, percept)
-            effects += self._faced_ground(percept, known, old_corner, old)
-            effects += self._blow(before, percept, old_things, old)
+            effects += self._faced_ground(percept, then)
+            effects += self._blow(before, percept, then)
         elif old[0] == where.name:
             effects += _ground(where, known)
             effects += _lying(old_things, where.things, where, old)
@@ -134,20 +137,14 @@ class _TypedDiff:
         remarks += _wounds(before.fields, percept.fields)
         return effects, remarks
 
-    def _faced_ground(
-        self,
-        percept: Percept,
-        known: np.ndarray | None,
-        corner: tuple[int, int],
-        old: tuple[str, int, int],
-    ) -> list[str]:
+    def _faced_ground(self, percept: Percept, then: Before) -> list[str]:
         """The cell in front: mined, placed on."""
-        where = self._where
+        where, known = self._where, then.terrain
         facing = percept.fields.get("facing")
-        if known is None or facing is None or where.moved or old[0] != where.name:
+        if known is None or facing is None or where.moved or then.name != where.name:
             return []
         x, y = where.x + int(facing[0]), where.y + int(facing[1])
-        row, column = y - corner[1], x - corner[0]
+        row, column = y - then.top, x - then.left
         if not (0 <= row < known.shape[0] and 0 <= column < known.shape[1]):
             return []
         was, now = Terrain(int(known[row, column])), where.level.at(x, y)
@@ -155,18 +152,12 @@ class _TypedDiff:
             return []
         return [f"{was.word} became {now.word}"]
 
-    def _blow(
-        self,
-        before: Percept,
-        percept: Percept,
-        old_things: Mapping[tuple[int, int], Thing],
-        old: tuple[str, int, int],
-    ) -> list[str]:
+    def _blow(self, before: Percept, percept: Percept, then: Before) -> list[str]:
         """A creature was struck: it stood in front when the player acted."""
         facing = before.fields.get("facing")
         if percept.action not in ("Do", "do") or facing is None or before.fields.get("sleeping"):
             return []
-        target = old_things.get((old[1] + int(facing[0]), old[2] + int(facing[1])))
+        target = then.things.get((then.x + int(facing[0]), then.y + int(facing[1])))
         return [f"struck {target.name}"] if target is not None and target.kind == "monster" else []
 
 

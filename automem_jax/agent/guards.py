@@ -19,6 +19,7 @@ No guard looks at an answer to the game's question, but prompt_reply and in_voca
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -190,12 +191,18 @@ def _prompt_reply(params: Mapping[str, Any], proposal: _Proposal) -> str | None:
     if kind == "more":
         fitting += [name for name in _MORE if name in proposal.legal and name not in fitting]
     elif kind == "text" and not fitting:
-        fitting = [n for n in proposal.legal if len(n) == 1 or n in _LINE_KEYS]
+        fitting = _line_keys(proposal.legal)
     if not fitting or action in fitting:
         return None
     question = str(proposal.get(f"{params['observer']}.question", "") or "")
     asked = f" asks: {question[-200:]}" if question else " waits for an answer"
     return f"the game{asked} {action} is no answer; answer with one of: {', '.join(fitting)}"
+
+
+@functools.lru_cache(maxsize=64)
+def _line_keys(legal: tuple[str, ...]) -> tuple[str, ...]:
+    """The actions that type a line."""
+    return tuple(name for name in legal if len(name) == 1 or name in _LINE_KEYS)
 
 
 def _facing(params: Mapping[str, Any], proposal: _Proposal) -> str | None:

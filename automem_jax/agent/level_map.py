@@ -119,6 +119,29 @@ class Level:
         self.top -= pad[0][0]
 
 
+@dataclass(frozen=True)
+class Before:
+    """The map as it was before the last percept.
+
+    Attributes:
+      name, x, y: the player's level and cell.   things: what was in sight, by cell.
+      terrain: a copy of the level's, None before the first percept.   left, top: its corner.
+    """
+
+    name: str = ""
+    x: int = 0
+    y: int = 0
+    things: Mapping[tuple[int, int], Thing] = field(default_factory=dict)
+    terrain: np.ndarray | None = None
+    left: int = 0
+    top: int = 0
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Level and cell."""
+        return self.name, self.x, self.y
+
+
 class LevelMap:
     """Follows the player through the levels of an episode.
 
@@ -130,6 +153,7 @@ class LevelMap:
       things: what is seen on this level now, by cell, in the level's coordinates; the topmost.
       squeeze: the player fits diagonally between rocks.   afloat: flies or levitates.
       sees: the player is not blind.
+      before: what all this was before the last percept.
     """
 
     def __init__(self, actions: Mapping[str, str] | None = None) -> None:
@@ -145,6 +169,7 @@ class LevelMap:
         self.squeeze = True
         self.afloat = False
         self.sees = True
+        self.before = Before()
         self._asleep = False
         self._asked = ""
         self._items: Any = None
@@ -161,8 +186,8 @@ class LevelMap:
         if grid is None:
             return
         before, self.grid = self.grid, grid
-        old = (self.name, self.x, self.y)
-        old_things = self.things
+        self.before = self._now()
+        old, old_things = self.before.place, self.before.things
         message = fields.get("message", "") or ""
         conditions = fields.get("conditions", ())
         self.direction = "" if self._asked else direction_of(percept.action, self._actions)
@@ -193,6 +218,13 @@ class LevelMap:
         """The creature on a cell, pets too."""
         thing = self.things.get((x, y))
         return thing if thing is not None and thing.kind in (*CREATURES, "pet") else None
+
+    def _now(self) -> Before:
+        level = self.levels.get(self.name)
+        if level is None:
+            return Before(self.name, self.x, self.y, self.things)
+        terrain = level.terrain.copy()
+        return Before(self.name, self.x, self.y, self.things, terrain, level.left, level.top)
 
     def _place(self, grid: Grid, before: Grid | None) -> None:
         """Sets level and position."""
@@ -306,3 +338,17 @@ def _differences(one: np.ndarray, other: np.ndarray) -> int:
     """Cells whose ground is seen in both and differs."""
     seen = (one > Terrain.HIDDEN) & (other > Terrain.HIDDEN)
     return int(np.count_nonzero(seen & (one != other)))
+
+
+class MapObserver:
+    """An observer of the level map: its own, or one that is kept up to date for it."""
+
+    MAP = True
+
+    def __init__(self, where: LevelMap | None = None, actions: Mapping[str, str] | None = None):
+        self._keeps_map = where is None or bool(actions)
+        self._where = LevelMap(actions or None) if self._keeps_map else where
+
+    def update(self, percept: Percept) -> None:
+        if self._keeps_map:
+            self._where.update(percept)

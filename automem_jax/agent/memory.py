@@ -158,6 +158,13 @@ class MemoryStore:
         file = self._files.get(name)
         return file.tail(count) if file else ()
 
+    def version(self, name: str) -> tuple[int, ...]:
+        """What is equal only as long as the file's lines are the same; ids are never reused."""
+        file = self._files.get(name)
+        if file is None:
+            return ()
+        return file.given, len(file.lines), next(reversed(file.lines), -1)
+
     def ranges(self, name: str, ids: Iterable[int]) -> list[list[int]]:
         """Runs [first, last] that cover these lines of a file and none that it holds or held besides."""
         file = self._files.get(name)

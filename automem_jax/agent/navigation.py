@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 
 from automem_jax.agent.compass import OFFSETS, STRAIGHT, place
-from automem_jax.agent.level_map import CREATURES, LevelMap
+from automem_jax.agent.level_map import CREATURES, LevelMap, MapObserver
 from automem_jax.agent.routes import FREE, Roads, step_kind
 from automem_jax.agent.surroundings import HAZARDS
-from automem_jax.envs.base import Percept
 from automem_jax.envs.grid import Terrain, Thing
 
 _BY_WORD = {kind.word: int(kind) for kind in Terrain if kind > Terrain.HIDDEN}
 
 
-class Pose:
+class Pose(MapObserver):
     """Where the player is.
 
     Params: actions (action -> direction; default: the games' own move names). Outputs: x, y; level
@@ -33,11 +32,10 @@ class Pose:
     OUTPUTS = ("x", "y", "level", "key", "visits", "failed", "moved", "still", "text")
     PARAMS = ("actions",)
 
-    def __init__(self, actions: Mapping[str, str] | None = None) -> None:
-        self._where = LevelMap(dict(actions) if actions else None)
-
-    def update(self, percept: Percept) -> None:
-        self._where.update(percept)
+    def __init__(
+        self, actions: Mapping[str, str] | None = None, *, where: LevelMap | None = None
+    ) -> None:
+        super().__init__(where, actions)
 
     def outputs(self) -> dict[str, Any]:
         where = self._where
@@ -65,7 +63,7 @@ class Pose:
         }
 
 
-class Explore:
+class Explore(MapObserver):
     """Where to go to see something new.
 
     Outputs: around (direction -> visits, of the directions that are passable); unvisited (those
@@ -76,12 +74,6 @@ class Explore:
 
     OUTPUTS = ("unvisited", "least_visited", "around", "frontier", "frontier_distance", "text")
     PARAMS = ()
-
-    def __init__(self) -> None:
-        self._where = LevelMap()
-
-    def update(self, percept: Percept) -> None:
-        self._where.update(percept)
 
     def outputs(self) -> dict[str, Any]:
         where = self._where
@@ -138,7 +130,7 @@ def _rim(terrain: np.ndarray) -> np.ndarray:
     return rim
 
 
-class GoalNav:
+class GoalNav(MapObserver):
     """The way to the first goal that is known.
 
     Params: goals (terrain words such as "stairs down", or names of things, in order of preference);
@@ -166,14 +158,15 @@ class GoalNav:
     PARAMS = ("goals", "avoid")
 
     def __init__(
-        self, goals: Sequence[str], avoid: Sequence[str] = ("lava", "water", "trap")
+        self,
+        goals: Sequence[str],
+        avoid: Sequence[str] = ("lava", "water", "trap"),
+        *,
+        where: LevelMap | None = None,
     ) -> None:
+        super().__init__(where)
         self._goals = tuple(goals)
         self._avoid = tuple(t for t in Terrain if t.word in avoid)
-        self._where = LevelMap()
-
-    def update(self, percept: Percept) -> None:
-        self._where.update(percept)
 
     def outputs(self) -> dict[str, Any]:
         where = self._where

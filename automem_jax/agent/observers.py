@@ -4,8 +4,9 @@ An observer sees every percept in order and offers values at `<id>.<output>`, fo
 and `{path}`s. Its bands, if any, offer one text at `<id>.text`, in place of its own.
 
 A class says what it takes and gives: PARAMS and OUTPUTS (names); MAPPINGS (outputs whose keys are
-paths too); SCOPE (it is given `resolve` and looks at other observers); FILES (it is shown the file
-index by `observe_files`). Docstrings tell the meaning of each.
+paths too); SCOPE (it is given `resolve` and looks at other observers); MAP (it is given `where`, the
+map of the level that all of them share); FILES (it is shown the file index by `observe_files`).
+Docstrings tell the meaning of each.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from automem_jax.agent.conditions import holds, substitute
 from automem_jax.agent.effects import ObsDiff
 from automem_jax.agent.entities import Entities
 from automem_jax.agent.game_status import Delta, Events, GamePrompt, Inventory, Status, Vitals
+from automem_jax.agent.level_map import LevelMap
 from automem_jax.agent.navigation import Explore, GoalNav, Pose
 from automem_jax.agent.paths import descend, percept_value
 from automem_jax.agent.reminders import ActionWindow, Advisor, FileHealth, FileIndex, Since
@@ -32,7 +34,7 @@ class Observer(Protocol):
     def update(self, percept: Percept) -> None:
         """Takes the next percept; percept.action is what led to it."""
 
-    def outputs(self) -> dict[str, Any]:
+    def outputs(self) -> Mapping[str, Any]:
         """Values by output name, as of the last percept. Changes nothing; asked at most once a
         percept, and only if some path leads here."""
 
@@ -57,6 +59,7 @@ OBSERVERS: dict[str, type] = {
     "file_health": FileHealth,
 }
 _MAPPINGS = ("adjacent", "around")  # outputs by direction, of any class
+_NOT_ASKED = object()
 
 
 def outputs_of(spec: ObserverSpec) -> tuple[str, ...]:
@@ -145,15 +148,24 @@ class Scope:
     `percept.name` is an attribute of Percept or, failing that, one of its fields, and goes on into
     nested mappings. Observers take every percept at once; what they offer, and their bands, is
     worked out when a path leads to it, once a percept.
+
+    Attributes:
+      where: the level map that observers share; None where none of them looks at it.
     """
 
     def __init__(self, specs: Mapping[str, ObserverSpec]) -> None:
         self._specs = dict(specs)
         self._observers: dict[str, Any] = {}
+        classes = [OBSERVERS[spec.type] for spec in self._specs.values()]
+        self.where = LevelMap() if any(getattr(cls, "MAP", False) for cls in classes) else None
         for name in update_order(self._specs)[0]:
             spec = self._specs[name]
             cls = OBSERVERS[spec.type]
-            extra = {"resolve": self.resolve} if getattr(cls, "SCOPE", False) else {}
+            extra: dict[str, Any] = {}
+            if getattr(cls, "SCOPE", False):
+                extra["resolve"] = self.resolve
+            if getattr(cls, "MAP", False):
+                extra["where"] = self.where
             self._observers[name] = cls(**spec.params, **extra)
         self._updates = tuple(observer.update for observer in self._observers.values())
         self._watchers = tuple(o for o in self._observers.values() if getattr(o, "FILES", False))
@@ -163,14 +175,19 @@ class Scope:
             if getattr(observer, "FILES", False) or getattr(observer, "SCOPE", False)
         )
         self._banded = {name: spec.bands for name, spec in self._specs.items() if spec.bands}
-        self._outputs: dict[str, dict[str, Any]] = {}
+        self._outputs: dict[str, Mapping[str, Any]] = {}
         self._texts: dict[str, str | None] = {}
+        self._values: dict[str, Any] = {}  # by path, as long as nothing changes
         self._percept: Percept | None = None
 
     def update(self, percept: Percept) -> None:
         """Takes the next percept."""
         self._percept = percept
-        self._forget()
+        self._outputs.clear()
+        self._texts.clear()
+        self._values.clear()
+        if self.where is not None:
+            self.where.update(percept)
         for update in self._updates:
             update(percept)
 
@@ -188,6 +205,7 @@ class Scope:
             for name in self._files_tell:  # what others offer follows from percepts alone
                 self._outputs.pop(name, None)
             self._texts.clear()
+            self._values.clear()
 
     def resolve(self, path: str) -> Any:
         """The value at a path.
@@ -195,6 +213,12 @@ class Scope:
         Raises:
           KeyError: there is none; the message names what there is.
         """
+        value = self._values.get(path, _NOT_ASKED)
+        if value is _NOT_ASKED:
+            value = self._values[path] = self._find(path)
+        return value
+
+    def _find(self, path: str) -> Any:
         root, _, rest = path.partition(".")
         if root == "percept":
             return percept_value(self._percept, path)
@@ -207,7 +231,7 @@ class Scope:
             return outputs[rest]
         return descend(outputs, rest, path)
 
-    def _ask(self, name: str) -> dict[str, Any]:
+    def _ask(self, name: str) -> Mapping[str, Any]:
         if name not in self._observers or self._percept is None:
             raise KeyError(
                 f"no observer {name!r}; observers: {', '.join(self._observers) or 'none'}"
@@ -225,7 +249,3 @@ class Scope:
         texts = (band.text for band in self._banded[name] if holds(band.when, self.resolve))
         text = self._texts[name] = substitute(next(texts, ""), self.resolve)
         return text
-
-    def _forget(self) -> None:
-        self._outputs.clear()
-        self._texts.clear()

@@ -11,6 +11,7 @@ from automem_jax.agent import budget as token_budget
 from automem_jax.agent.budget import CountTokens, Piece
 from automem_jax.agent.conditions import Resolve, as_text, holds, placeholders, substitute
 from automem_jax.agent.memory import Lines, MemoryStore, open_items
+from automem_jax.agent.reminders import FileIndex
 from automem_jax.agent.template import SlotSpec, Template, operations_of
 from automem_jax.text.messages import Message
 
@@ -72,10 +73,15 @@ class Prompt:
 
 @dataclass
 class _Rendered:
-    """A slot's content, and the ids of the lines of the file that it shows."""
+    """A slot's content, the ids of the lines of the file that it shows, and the ranges they make."""
 
     text: str
     ids: tuple[int, ...] = ()
+    ranges: list[list[int]] = field(default_factory=list)
+
+
+_Place = tuple[str, int, int, tuple[int, str]]  # level, x, y, the line with its id
+_Slots = list[tuple[str, list[tuple[str, SlotSpec, _Rendered]]]]  # by role
 
 
 def render(
@@ -101,44 +107,78 @@ def render_within(
       count: tokens of a conversation; estimated unless given.
       reserve: tokens that a prompt that must be cut anyway leaves free for later turns.
     """
-    parts: list[tuple[str, list[Piece]]] = []
-    files: list[tuple[str, Piece, tuple[int, ...]]] = []
+    fixed = scene.constants.setdefault((tuple(scene.operations), tuple(scene.actions)), {})
+    parts: _Slots = []
     for role, names in (("system", system), ("user", slots)):
-        pieces = []
+        found = []
         for name in names:
             slot = scene.template.slots[name]
-            rendered = _slot(name, slot, scene)
-            if not rendered.text and not slot.empty:
-                continue
+            rendered = fixed.get(name) or _slot(name, slot, scene, fixed)
+            if rendered.text or slot.empty:
+                found.append((name, slot, rendered))
+        parts.append((role, found))
+    messages = _messages(
+        [(role, [s.label + (r.text or s.empty) for _, s, r in found]) for role, found in parts],
+        scene.template.separator,
+    )
+    if budget is not None and token_budget.byte_size(messages) > budget:
+        count = count or token_budget.estimated_counter()
+        if count(messages) > budget:
+            return _cut_to_fit(parts, scene, budget, count, reserve)
+    return Prompt(messages, _shown(parts, scene.store))
+
+
+def _messages(parts: Sequence[tuple[str, list[str]]], separator: str) -> tuple[Message, ...]:
+    """Texts by role as messages; no system message without texts."""
+    joined = [(role, separator.join(texts)) for role, texts in parts]
+    return tuple(Message(role, text) for role, text in joined if text or role == "user")
+
+
+def _shown(parts: _Slots, store: MemoryStore) -> dict[str, list[list[int]]]:
+    """The ranges of lines that uncut slots show, by file."""
+    found: dict[str, list[_Rendered]] = {}
+    for _, slots in parts:
+        for _, slot, rendered in slots:
+            if rendered.ids:
+                found.setdefault(slot.file, []).append(rendered)
+    return {
+        file: several[0].ranges
+        if len(several) == 1
+        else store.ranges(file, {number for rendered in several for number in rendered.ids})
+        for file, several in found.items()
+    }
+
+
+def _cut_to_fit(
+    parts: _Slots, scene: Scene, budget: int, count: CountTokens, reserve: int
+) -> Prompt:
+    """A prompt whose slots are cut; see render_within."""
+    every: list[Piece] = []
+    by_role: list[tuple[str, list[Piece]]] = []
+    files: list[tuple[str, Piece, tuple[int, ...]]] = []
+    for role, slots in parts:
+        pieces: list[Piece] = []
+        for name, slot, rendered in slots:
             piece = _piece(name, slot, rendered.text or slot.empty, scene.template)
             piece.order = (*piece.order, len(files), len(pieces))
             pieces.append(piece)
             if rendered.ids:
                 files.append((slot.file, piece, rendered.ids))
-        parts.append((role, pieces))
+        by_role.append((role, pieces))
+        every += pieces
 
     def compose(_: Sequence[Piece] = ()) -> tuple[Message, ...]:
-        messages = []
-        for role, pieces in parts:
-            texts = [text for piece in pieces if (text := piece.shown)]
-            content = scene.template.separator.join(texts)
-            if content or role == "user":
-                messages.append(Message(role, content))
-        return tuple(messages)
+        shown = [(role, [t for piece in pieces if (t := piece.shown)]) for role, pieces in by_role]
+        return _messages(shown, scene.template.separator)
 
-    messages, fits, cuts = compose(), True, []
-    if budget is not None and token_budget.byte_size(messages) > budget:
-        count = count or token_budget.estimated_counter()
-        if count(messages) > budget:
-            every = [piece for _, pieces in parts for piece in pieces]
-            fits = token_budget.fit(every, compose, budget - reserve, count)
-            messages, cuts = compose(), token_budget.cuts(every, 0)
-            fits = fits or count(messages) <= budget
+    fits = token_budget.fit(every, compose, budget - reserve, count)
+    messages = compose()
     shown: dict[str, set[int]] = {}
     for file, piece, ids in files:
         shown.setdefault(file, set()).update(_kept(ids, piece))
     ranges = {file: scene.store.ranges(file, ids) for file, ids in shown.items() if ids}
-    return Prompt(messages, ranges, cuts, fits)
+    fits = fits or count(messages) <= budget
+    return Prompt(messages, ranges, token_budget.cuts(every, 0), fits)
 
 
 def _help(op: str, template: Template) -> str:
@@ -173,14 +213,8 @@ def _kept(ids: tuple[int, ...], piece: Piece) -> tuple[int, ...]:
     return ids[: piece.lines] if piece.keep == "first" else ids[max(0, len(ids) - piece.lines) :]
 
 
-def _slot(name: str, slot: SlotSpec, scene: Scene) -> _Rendered:
-    key = (
-        (name, tuple(scene.operations), tuple(scene.actions))
-        if _is_constant(slot, scene.template)
-        else None
-    )
-    if key in scene.constants:
-        return scene.constants[key]
+def _slot(name: str, slot: SlotSpec, scene: Scene, fixed: dict[str, _Rendered]) -> _Rendered:
+    """A slot's content; what never changes goes into `fixed`."""
     if not holds(slot.when, scene.resolve):
         return _Rendered("")
     if slot.file:
@@ -193,8 +227,8 @@ def _slot(name: str, slot: SlotSpec, scene: Scene) -> _Rendered:
         else:
             content = _builtin(slot, scene)
         rendered = _Rendered(_cut(content, slot.max_chars).strip("\n"))
-    if key is not None:
-        scene.constants[key] = rendered
+    if _is_constant(slot, scene.template):
+        fixed[name] = rendered
     return rendered
 
 
@@ -219,6 +253,14 @@ def _builtin(slot: SlotSpec, scene: Scene) -> str:
     if slot.builtin == "memory_help":
         return "\n".join(_help(op, scene.template) for op in scene.operations)
     index = scene.store.index()
+    place = ("index", slot.form, tuple(scene.operations))
+    known = scene.constants.get(place)
+    if known is None or known[0] != index:
+        known = scene.constants[place] = index, _file_index(index, slot, scene)
+    return known[1]
+
+
+def _file_index(index: FileIndex, slot: SlotSpec, scene: Scene) -> str:
     if slot.form == "short":
         return ", ".join(f"{name} {count}" for name, _, count in index)
     lines = []
@@ -235,18 +277,19 @@ def _builtin(slot: SlotSpec, scene: Scene) -> str:
 def _file(name: str, slot: SlotSpec, scene: Scene) -> _Rendered:
     """A file's lines; with max_chars the last ones that fit, under a mark that counts the rest."""
     store = scene.store
-    lines: Lines
+    state: Any = store.version(slot.file)  # what the content follows from
+    lines: Lines | None = None
+    if slot.view.startswith("keys_near:"):
+        state = lines = _near(_places(slot.file, state, scene), slot, scene)
+    known = scene.constants.get(("file", name))
+    if known is not None and known[0] == state:
+        return known[1]
     if slot.view.startswith("tail:"):
         lines = store.tail(slot.file, int(slot.view[5:]))
-    else:
+    elif lines is None:
         lines = store.lines(slot.file)
         if slot.view == "open_items":
             lines = open_items(lines)
-        elif slot.view.startswith("keys_near:"):
-            lines = _near(lines, slot, scene)
-    known = scene.constants.get(("file", name))
-    if known is not None and known[0] == lines:
-        return known[1]
     first = 0
     if slot.max_chars:
         used, first = 0, len(lines)
@@ -255,28 +298,36 @@ def _file(name: str, slot: SlotSpec, scene: Scene) -> _Rendered:
             used += len(lines[first][1]) + 1
     mark = [f"[{first} earlier lines cut]"] if first else []
     text = "\n".join(mark + [line for _, line in lines[first:]])
-    rendered = _Rendered(text, tuple(number for number, _ in lines[first:]))
-    scene.constants["file", name] = lines, rendered
+    ids = tuple(number for number, _ in lines[first:])
+    rendered = _Rendered(text, ids, store.ranges(slot.file, ids))
+    scene.constants["file", name] = state, rendered
     return rendered
 
 
-def _near(lines: Lines, slot: SlotSpec, scene: Scene) -> Lines:
+def _places(file: str, version: tuple[int, ...], scene: Scene) -> list[_Place]:
+    """A map's lines that have a place, read anew only when the file changed."""
+    known = scene.constants.get(("places", file))
+    if known is not None and known[0] == version:
+        return known[1]
+    lines = scene.store.lines(file)
+    found = [(*place, (n, line)) for n, line in lines if (place := _place(line)) is not None]
+    scene.constants["places", file] = version, found
+    return found
+
+
+def _near(places: Sequence[_Place], slot: SlotSpec, scene: Scene) -> Lines:
     """A map's lines around the player; none while the place is not known."""
     resolve, radius = scene.resolve, int(slot.view.partition(":")[2])
     x, y = resolve(f"{slot.near}.x"), resolve(f"{slot.near}.y")
     if x is None or y is None:
         return ()
-    level = None
     if len(scene.template.files[slot.file].key) > 2:
         level = as_text(resolve(f"{slot.near}.level")).strip().casefold()
-    found = []
-    for number, line in lines:
-        place = _place(line)
-        if place is None or level is not None and place[0] != level:
-            continue
-        if abs(place[1] - x) <= radius and abs(place[2] - y) <= radius:
-            found.append((number, line))
-    return tuple(found)
+        places = [place for place in places if place[0] == level]
+    left, right, top, bottom = x - radius, x + radius, y - radius, y + radius
+    return tuple(
+        [line for _, px, py, line in places if left <= px <= right and top <= py <= bottom]
+    )
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from automem_jax.agent.compass import OFFSETS, place
-from automem_jax.agent.level_map import LevelMap
+from automem_jax.agent.level_map import LevelMap, MapObserver
+from automem_jax.agent.paths import Outputs
 from automem_jax.agent.routes import BLOCKED, DOOR, FREE, step_kind, table
-from automem_jax.envs.base import Percept
 from automem_jax.envs.grid import Terrain
 
 HAZARDS = (Terrain.LAVA, Terrain.WATER, Terrain.TRAP)
@@ -81,7 +81,7 @@ _SYMBOL_OF = [_SYMBOLS.get(kind, "?") for kind in Terrain]  # by number
 _PLAIN = (Terrain.UNKNOWN, Terrain.HIDDEN, Terrain.SOLID, Terrain.OUTSIDE)
 
 
-class GlyphMap:
+class GlyphMap(MapObserver):
     """What surrounds the player.
 
     Params: radius (of the drawing). Outputs: adjacent (direction -> word, all eight); passable
@@ -107,38 +107,39 @@ class GlyphMap:
     )
     PARAMS = ("radius",)
 
-    def __init__(self, radius: int = 4) -> None:
+    def __init__(self, radius: int = 4, *, where: LevelMap | None = None) -> None:
+        super().__init__(where)
         self._radius = int(radius)
-        self._where = LevelMap()
 
-    def update(self, percept: Percept) -> None:
-        self._where.update(percept)
-
-    def outputs(self) -> dict[str, Any]:
+    def outputs(self) -> Mapping[str, Any]:
         where = self._where
         if where.grid is None:
             empty = dict.fromkeys(self.OUTPUTS, ())
             return empty | {"adjacent": {}, "underfoot": "", "crop": "", "known": 0, "text": ""}
-        kinds = {word: step_kind(where, word) for word in OFFSETS}
-        adjacent = {
-            w: _word_at(where, where.x + dx, where.y + dy) for w, (dx, dy) in OFFSETS.items()
-        }
-        hazards = tuple(w for w, (dx, dy) in OFFSETS.items() if _is_hazard(where, dx, dy))
-        underfoot = self._underfoot()
-        targets = nearest_targets(where)
-        passable = tuple(w for w, kind in kinds.items() if kind == FREE)
-        return {
-            "adjacent": adjacent,
-            "passable": passable,
-            "blocked": tuple(w for w, kind in kinds.items() if kind == BLOCKED),
-            "doors": tuple(w for w, kind in kinds.items() if kind == DOOR),
-            "hazards": hazards,
-            "targets": targets,
-            "underfoot": underfoot,
-            "crop": self._drawing(),
-            "known": int(np.count_nonzero(where.level.terrain > Terrain.HIDDEN)),
-            "text": _surroundings(adjacent, passable, hazards, underfoot, targets),
-        }
+
+        def steps(wanted: str) -> tuple[str, ...]:
+            return tuple(word for word in OFFSETS if step_kind(where, word) == wanted)
+
+        told = Outputs(
+            {},
+            {
+                "adjacent": self._adjacent,
+                "passable": lambda: steps(FREE),
+                "blocked": lambda: steps(BLOCKED),
+                "doors": lambda: steps(DOOR),
+                "hazards": lambda: tuple(w for w, at in OFFSETS.items() if _is_hazard(where, *at)),
+                "targets": lambda: nearest_targets(where),
+                "underfoot": self._underfoot,
+                "crop": self._drawing,
+                "known": lambda: int(np.count_nonzero(where.level.terrain > Terrain.HIDDEN)),
+                "text": lambda: _surroundings(told),
+            },
+        )
+        return told
+
+    def _adjacent(self) -> dict[str, str]:
+        where = self._where
+        return {w: _word_at(where, where.x + dx, where.y + dy) for w, (dx, dy) in OFFSETS.items()}
 
     def _underfoot(self) -> str:
         where = self._where
@@ -208,25 +209,22 @@ def nearest_targets(where: LevelMap) -> tuple[str, ...]:
     reach = np.maximum(ax, ay) if where.grid.diagonals else ax + ay
     kinds = level.terrain[rows, columns]
     order = np.lexsort((ax + ay, reach))
-    _, first = np.unique(kinds[order], return_index=True)
+    places = np.full(len(_IS_TARGET), -1)  # by kind: the first in this order
+    places[kinds[order[::-1]]] = np.arange(len(order))[::-1]
+    first = np.sort(places[places >= 0])
     return tuple(
         f"{Terrain(int(kinds[i])).word} {place(int(dx[i]), int(dy[i]))}"
-        for i in order[np.sort(first)].tolist()
+        for i in order[first].tolist()
     )
 
 
-def _surroundings(
-    adjacent: Mapping[str, str],
-    passable: Sequence[str],
-    hazards: Sequence[str],
-    underfoot: str,
-    targets: Sequence[str],
-) -> str:
+def _surroundings(told: Mapping[str, Any]) -> str:
+    adjacent, passable, hazards = told["adjacent"], told["passable"], told["hazards"]
     lines = ["around you: " + ", ".join(f"{w} {what}" for w, what in adjacent.items())]
     lines.append(f"open: {', '.join(passable) or 'nowhere'}")
     if hazards:
         lines.append("danger: " + ", ".join(f"{w} {adjacent[w]}" for w in hazards))
-    lines.append(f"underfoot: {underfoot}")
-    if targets:
-        lines.append("known: " + ", ".join(targets))
+    lines.append(f"underfoot: {told['underfoot']}")
+    if told["targets"]:
+        lines.append("known: " + ", ".join(told["targets"]))
     return "\n".join(lines)

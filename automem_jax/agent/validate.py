@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
-from automem_jax.agent import conditions, params
+from automem_jax.agent import conditions
 from automem_jax.agent.actions import REPAIRS
 from automem_jax.agent.budget import LEAST_ROOM, estimate_tokens
 from automem_jax.agent.grammar import MARKERS, OPERATIONS, READ_OPERATIONS, WRITE_OPERATIONS
 from automem_jax.agent.guards import GUARDS, TEXT_NAMES
 from automem_jax.agent.memory import file_name
-from automem_jax.agent.observers import OBSERVERS, has_output, outputs_of, update_order
+from automem_jax.agent.observers import OBSERVERS, has_output, percept_paths, update_order
+from automem_jax.agent.paths import percept_value
+from automem_jax.agent.problems import (
+    Problem,
+    check_choice,
+    check_condition,
+    check_name,
+    check_params,
+    check_path,
+    check_values,
+)
 from automem_jax.agent.template import (
     BUILTINS,
     DEDUPE_RULES,
@@ -23,6 +31,7 @@ from automem_jax.agent.template import (
     OWN_KINDS,
     GuardSpec,
     Limits,
+    ObserverSpec,
     OverrideSpec,
     SlotSpec,
     Template,
@@ -31,24 +40,13 @@ from automem_jax.agent.template import (
     to_data,
 )
 from automem_jax.config import ConfigError, unknown_key
+from automem_jax.envs.base import Percept
 
 _VIEW = re.compile(r"full|open_items|tail:[1-9][0-9]{0,5}|keys_near:[0-9]{1,4}")
 _SPELLING = re.compile(r"[A-Z][A-Z_]{0,31}")
 _LEAST_PHASE_TOKENS = 128
 _LEAST_LINE_CHARS = 16
 _GIVEN = ("self", "resolve")  # what no template gives an observer
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: where, what, and how to mend it."""
-
-    place: str
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.message}; {self.remedy}"
 
 
 def operations_offered(
@@ -81,11 +79,34 @@ def check(template: Template) -> None:
         raise ConfigError(f"template {template.id!r}:\n" + "\n".join(map(str, problems)))
 
 
+def check_percept(template: Template, percept: Percept) -> None:
+    """What an environment's percepts lack is a user's mistake too: said at the first one.
+
+    Raises:
+      ConfigError: a slot, auto file, observer or guard names a percept path that is not there.
+    """
+    places = [(f"slots.{n}.source", s.source) for n, s in template.slots.items()]
+    places += [(f"files.{n}.source", s.source) for n, s in template.files.items()]
+    specs: list[tuple[str, ObserverSpec | GuardSpec]] = []
+    specs += [(f"observers.{n}", spec) for n, spec in template.observers.items()]
+    specs += [(f"phases.plan.guards[{i}]", g) for i, g in enumerate(template.phases.plan.guards)]
+    places += [(f"{place}.params", path) for place, spec in specs for path in percept_paths(spec)]
+    for place, path in places:
+        if path.startswith("percept."):
+            try:
+                percept_value(percept, path)
+            except KeyError as error:
+                raise ConfigError(
+                    f"template {template.id!r}: {place}: {error}; "
+                    "name what this environment's percepts have"
+                ) from error
+
+
 def _operations(template: Template) -> Iterator[Problem]:
     """Renamed operations: known ones, under names that the grammar can tell apart."""
     for op, spelling in template.operations.items():
         place = f"operations.{op}"
-        yield from _one_of(place, op, OPERATIONS)
+        yield from check_choice(place, op, OPERATIONS)
         if not _SPELLING.fullmatch(spelling):
             yield Problem(place, f"{spelling!r} is no name", "use capital letters and _")
         elif spelling in MARKERS:
@@ -106,14 +127,14 @@ def _files(template: Template) -> Iterator[Problem]:
         else:
             if plain != name:
                 yield Problem(place, f"the agent would see it as {plain!r}", f"name it {plain!r}")
-        yield from _one_of(f"{place}.kind", spec.kind, FILE_KINDS)
-        yield from _one_of(f"{place}.dedupe", spec.dedupe, DEDUPE_RULES)
+        yield from check_choice(f"{place}.kind", spec.kind, FILE_KINDS)
+        yield from check_choice(f"{place}.dedupe", spec.dedupe, DEDUPE_RULES)
         if spec.persistent and spec.kind in ("reference", "auto"):
             yield Problem(
                 f"{place}.persistent", f"a {spec.kind} file is the system's", "remove persistent"
             )
         for op in spec.ops:
-            yield from _one_of(f"{place}.ops", op, OPERATIONS)
+            yield from check_choice(f"{place}.ops", op, OPERATIONS)
             if op in WRITE_OPERATIONS and spec.kind in ("reference", "auto"):
                 yield Problem(
                     f"{place}.ops", f"{op} on a {spec.kind} file", "remove it or use kind document"
@@ -126,7 +147,7 @@ def _files(template: Template) -> Iterator[Problem]:
         if spec.kind == "auto" and not spec.source:
             yield Problem(f"{place}.source", "an auto file needs a source", "name a path to copy")
         if spec.source:
-            yield from _path(template, spec.source, f"{place}.source")
+            yield from check_path(template, spec.source, f"{place}.source")
         if spec.hard_lines and spec.pin_head + spec.keep_lines > spec.hard_lines:
             yield Problem(
                 f"{place}.hard_lines",
@@ -144,7 +165,9 @@ def _files(template: Template) -> Iterator[Problem]:
             )
         for i, item in enumerate(spec.items):
             if item.done_when is not None:
-                yield from _condition(template, item.done_when, f"{place}.items[{i}].done_when")
+                yield from check_condition(
+                    template, item.done_when, f"{place}.items[{i}].done_when"
+                )
 
 
 def _phases(template: Template) -> Iterator[Problem]:
@@ -154,38 +177,40 @@ def _phases(template: Template) -> Iterator[Problem]:
         if phase.max_turns < 1:
             yield Problem(f"{place}.max_turns", f"{phase.max_turns} turns", "allow at least 1")
         for op in phase.ops:
-            yield from _one_of(f"{place}.ops", op, OPERATIONS)
+            yield from check_choice(f"{place}.ops", op, OPERATIONS)
         for part in ("system", "slots"):
             for slot in getattr(phase, part):
-                yield from _known(f"{place}.{part}", slot, template.slots, "slots")
+                yield from check_name(f"{place}.{part}", slot, template.slots, "slots")
         if not phase.slots:
             yield Problem(f"{place}.slots", "the prompt would be empty", "name at least one slot")
         if phase.after_results:
-            yield from _known(f"{place}.after_results", phase.after_results, template.text, "text")
+            yield from check_name(
+                f"{place}.after_results", phase.after_results, template.text, "text"
+            )
     for field in ("nudge", "last_request"):
         name = getattr(plan, field)
         if name:
-            yield from _known(f"phases.plan.{field}", name, template.text, "text")
+            yield from check_name(f"phases.plan.{field}", name, template.text, "text")
         else:
             yield Problem(
                 f"phases.plan.{field}", "no text asks for the action", "name an entry of text"
             )
-    yield from _condition(template, log.when, "phases.log.when")
+    yield from check_condition(template, log.when, "phases.log.when")
     if log.if_no_write:
         place = "phases.log.if_no_write"
-        yield from _known(f"{place}.file", log.if_no_write.file, template.files, "files")
+        yield from check_name(f"{place}.file", log.if_no_write.file, template.files, "files")
         for path in conditions.placeholders(log.if_no_write.text):
-            yield from _path(template, path, f"{place}.text")
+            yield from check_path(template, path, f"{place}.text")
     for i, mode in enumerate(plan.modes):
         place = f"phases.plan.modes[{i}]"
-        yield from _condition(template, mode.when, f"{place}.when")
+        yield from check_condition(template, mode.when, f"{place}.when")
         for slot in mode.slots:
-            yield from _known(f"{place}.slots", slot, template.slots, "slots")
+            yield from check_name(f"{place}.slots", slot, template.slots, "slots")
         for op in mode.ops:
-            yield from _one_of(f"{place}.ops", op, OPERATIONS)
+            yield from check_choice(f"{place}.ops", op, OPERATIONS)
     for i, guard in enumerate(plan.guards):
         place = f"phases.plan.guards[{i}]"
-        yield from _condition(template, guard.when, f"{place}.when")
+        yield from check_condition(template, guard.when, f"{place}.when")
         if guard.type not in GUARDS:
             yield Problem(f"{place}.type", "unknown guard type", unknown_key(guard.type, GUARDS))
             continue
@@ -195,16 +220,16 @@ def _phases(template: Template) -> Iterator[Problem]:
 def _guard(template: Template, guard: GuardSpec, place: str) -> Iterator[Problem]:
     kind = GUARDS[guard.type]
     known = (*kind.needed, *kind.optional)
-    yield from _params(f"{place}.params", guard.params, known, kind.needed)
-    yield from _param_values(template, guard.type, guard.params, f"{place}.params")
+    yield from check_params(f"{place}.params", guard.params, known, kind.needed)
+    yield from check_values(template, guard.type, guard.params, f"{place}.params")
     for path in conditions.placeholders(guard.text):
         if path not in TEXT_NAMES:
-            yield from _path(template, path, f"{place}.text")
+            yield from check_path(template, path, f"{place}.text")
     if "observer" not in guard.params or "observer" not in kind.needed:
         return
     name, place = guard.params["observer"], f"{place}.params.observer"
     if not isinstance(name, str) or name not in template.observers:
-        yield from _known(place, str(name), template.observers, "observers")
+        yield from check_name(place, str(name), template.observers, "observers")
         return
     spec = template.observers[name]
     missing = [o for o in kind.outputs if spec.type in OBSERVERS and not has_output(spec, o)]
@@ -226,9 +251,9 @@ def _slots(template: Template) -> Iterator[Problem]:
                 place, f"needs one of text, file, source, builtin; has {found}", "keep one"
             )
         if slot.text:
-            yield from _known(f"{place}.text", slot.text, template.text, "text")
+            yield from check_name(f"{place}.text", slot.text, template.text, "text")
         if slot.file:
-            yield from _known(f"{place}.file", slot.file, template.files, "files")
+            yield from check_name(f"{place}.file", slot.file, template.files, "files")
             if not _VIEW.fullmatch(slot.view):
                 yield Problem(
                     f"{place}.view",
@@ -239,13 +264,13 @@ def _slots(template: Template) -> Iterator[Problem]:
         if not 0 <= slot.priority <= 9:
             yield Problem(f"{place}.priority", f"{slot.priority}", "use 0 (cut first) to 9 (last)")
         if slot.source:
-            yield from _path(template, slot.source, f"{place}.source")
+            yield from check_path(template, slot.source, f"{place}.source")
         if slot.builtin:
-            yield from _one_of(f"{place}.builtin", slot.builtin, BUILTINS)
-        yield from _one_of(f"{place}.form", slot.form, ("full", "short"))
+            yield from check_choice(f"{place}.builtin", slot.builtin, BUILTINS)
+        yield from check_choice(f"{place}.form", slot.form, ("full", "short"))
         if slot.max_chars < 0:
             yield Problem(f"{place}.max_chars", f"{slot.max_chars}", "use 0 for no limit, or more")
-        yield from _condition(template, slot.when, f"{place}.when")
+        yield from check_condition(template, slot.when, f"{place}.when")
 
 
 def _observers(template: Template) -> Iterator[Problem]:
@@ -261,12 +286,12 @@ def _observers(template: Template) -> Iterator[Problem]:
         cls = OBSERVERS[spec.type]
         signature = inspect.signature(cls.__init__).parameters.values()
         needed = [p.name for p in signature if p.default is p.empty and p.name not in _GIVEN]
-        yield from _params(f"{place}.params", spec.params, cls.PARAMS, needed)
-        yield from _param_values(template, spec.type, spec.params, f"{place}.params")
+        yield from check_params(f"{place}.params", spec.params, cls.PARAMS, needed)
+        yield from check_values(template, spec.type, spec.params, f"{place}.params")
         for i, band in enumerate(spec.bands):
-            yield from _condition(template, band.when, f"{place}.bands[{i}].when")
+            yield from check_condition(template, band.when, f"{place}.bands[{i}].when")
             for path in conditions.placeholders(band.text):
-                yield from _path(template, path, f"{place}.bands[{i}].text")
+                yield from check_path(template, path, f"{place}.bands[{i}].text")
     if all(spec.type in OBSERVERS for spec in template.observers.values()):
         for ring in update_order(template.observers)[1]:
             yield Problem(
@@ -276,31 +301,10 @@ def _observers(template: Template) -> Iterator[Problem]:
             )
 
 
-def _param_values(
-    template: Template, type_name: str, given: Mapping[str, Any], place: str
-) -> Iterator[Problem]:
-    """Shapes of params, and where the paths in them lead."""
-    for name, value in given.items():
-        wrong = params.faults(type_name, name, value)
-        for inner, message, remedy in wrong:
-            yield Problem(f"{place}.{name}{inner}", message, remedy)
-        for inner, kind, held in () if wrong else params.references(type_name, name, value):
-            at = f"{place}.{name}{inner}"
-            if kind == "condition":
-                yield from _condition(template, held, at)
-            elif kind == "text":
-                for path in conditions.placeholders(held):
-                    yield from _path(template, path, at)
-            elif kind == "percept path" and not held.startswith("percept."):
-                yield Problem(at, f"{held!r} is no percept path", "start it with percept.")
-            else:
-                yield from _path(template, held, at)
-
-
 def _texts(template: Template) -> Iterator[Problem]:
     for name, text in template.text.items():
         for path in conditions.placeholders(text):
-            yield from _path(template, path, f"text.{name}")
+            yield from check_path(template, path, f"text.{name}")
     yield from _sizes(template)
 
 
@@ -349,16 +353,16 @@ def _near(template: Template, slot: SlotSpec, place: str) -> Iterator[Problem]:
     if not slot.near:
         yield Problem(f"{place}.near", "no observer tells the place", "name a pose observer")
         return
-    yield from _known(f"{place}.near", slot.near, template.observers, "observers")
+    yield from check_name(f"{place}.near", slot.near, template.observers, "observers")
     if slot.near in template.observers:
         needed = ("x", "y", "level") if spec is not None and len(spec.key) > 2 else ("x", "y")
         for output in needed:
-            yield from _path(template, f"{slot.near}.{output}", f"{place}.near")
+            yield from check_path(template, f"{slot.near}.{output}", f"{place}.near")
 
 
 def _actions(template: Template) -> Iterator[Problem]:
     for kind in template.actions.repairs:
-        yield from _one_of("actions.repairs", kind, REPAIRS)
+        yield from check_choice("actions.repairs", kind, REPAIRS)
     if not template.actions.fallback:
         yield Problem("actions.fallback", "no action stands in", "name a harmless action")
 
@@ -431,47 +435,3 @@ def _override(template: Template, override: OverrideSpec, place: str) -> Iterato
     for problem in validate(patched):
         if problem not in before:
             yield Problem(f"{place}.patch.{problem.place}", problem.message, problem.remedy)
-
-
-def _one_of(place: str, value: str, known: Iterable[str]) -> Iterator[Problem]:
-    if value not in known:
-        yield Problem(place, f"unknown value {value!r}", unknown_key(value, known))
-
-
-def _known(place: str, name: str, known: Iterable[str], where: str) -> Iterator[Problem]:
-    if name not in known:
-        yield Problem(place, f"no {name!r} in {where}", unknown_key(name, known))
-
-
-def _params(
-    place: str, params: Any, known: Iterable[str], needed: Iterable[str]
-) -> Iterator[Problem]:
-    for name in params:
-        yield from _known(place, name, known, "its params")
-    for name in needed:
-        if name not in params:
-            yield Problem(place, f"lacks {name!r}", "add it")
-
-
-def _condition(template: Template, condition: Any, place: str) -> Iterator[Problem]:
-    wrong = list(conditions.problems(condition))
-    for message in wrong:
-        yield Problem(place, message, "see agent/conditions.py for the forms")
-    if not wrong:
-        for path in conditions.paths(condition):
-            yield from _path(template, path, place)
-
-
-def _path(template: Template, path: str, place: str) -> Iterator[Problem]:
-    root, _, rest = path.partition(".")
-    if root == "percept" and rest:
-        return
-    spec = template.observers.get(root)
-    if spec is None:
-        known = ["percept", *template.observers]
-        yield Problem(place, f"path {path!r} leads nowhere", unknown_key(root, known))
-        return
-    if spec.type in OBSERVERS:
-        if not has_output(spec, rest):
-            outputs = outputs_of(spec)
-            yield Problem(place, f"{root!r} has no {rest!r}", unknown_key(rest, outputs))

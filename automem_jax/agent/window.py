@@ -11,16 +11,17 @@ from typing import Any
 
 from automem_jax.agent import actions
 from automem_jax.agent import budget as token_budget
-from automem_jax.agent.agent import (
-    STATISTICS,
-    Decision,
-    completion_record,
-    end_record,
-    percept_record,
-)
+from automem_jax.agent.agent import Decision
 from automem_jax.agent.budget import CountTokens, Piece
 from automem_jax.agent.effects import ObsDiff
 from automem_jax.agent.grammar import parse
+from automem_jax.agent.record import (
+    STATISTICS,
+    completion_record,
+    end_record,
+    step_record,
+    turn_record,
+)
 from automem_jax.agent.template import ActionsSpec
 from automem_jax.config import BASELINES
 from automem_jax.envs.base import Percept
@@ -98,17 +99,7 @@ class WindowAgent:
         self._see(percept)
         messages, cuts = self._prompt(percept)
         phase = {"phase": "plan", "shown": {}, "cuts": cuts, "turns": []}
-        self._record = {
-            "type": "step",
-            "t": percept.step,
-            "percept": percept_record(percept, self._changed),
-            "phases": [phase],
-            "memory": [],
-            "action": "",
-            "action_source": "",
-            "proposed": None,
-            "errors": [],
-        }
+        self._record = step_record(percept, self._changed) | {"phases": [phase]}
         self._messages = messages
         return self._ask(messages)
 
@@ -184,19 +175,7 @@ class WindowAgent:
 
     def _ask(self, new: list[Message]) -> Request:
         turns = self._record["phases"][0]["turns"]
-        turns.append(
-            {
-                "role": "gameplay",
-                "prompt": [{"role": m.role, "text": m.content} for m in new],
-                "completion": None,
-                "operations": [],
-                "action": None,
-                "done": False,
-                "stripped_action": None,
-                "rejected": None,
-                "errors": [],
-            }
-        )
+        turns.append(turn_record("gameplay", new))
         key = RequestKey(self._episode, self._record["t"], "plan", len(turns) - 1)
         return Request("gameplay", tuple(self._messages), self._sampling, key)
 

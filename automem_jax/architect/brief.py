@@ -13,6 +13,9 @@ from automem_jax.evaluation.metrics import BehaviourCounter, share, unproductive
 from automem_jax.evaluation.results import episode_result
 from automem_jax.traces.schema import PhaseRecord, Step, Trace
 
+_REASON_CHARS = 120
+_MOST_TOLD = 12
+
 
 @dataclass
 class FileUse:
@@ -50,6 +53,9 @@ class Brief:
       plan_phases, plan_capped: PLAN conversations, those that the turn cap ended.
       quiet_logs, quiet_logs_without_write: LOGs after an action that changed nothing visible.
       files: use of each file by name.
+      cuts: phases in which the token budget cut a slot or an answer, by its name.
+      actions: actions by where they came from: "model", "repair", "fallback".
+      rejections: actions that guards sent back, by reason.
     """
 
     template_id: str
@@ -64,6 +70,9 @@ class Brief:
     plan_phases: int = 0
     plan_capped: int = 0
     files: dict[str, FileUse] = field(default_factory=dict)
+    cuts: dict[str, int] = field(default_factory=dict)
+    actions: dict[str, int] = field(default_factory=dict)
+    rejections: dict[str, int] = field(default_factory=dict)
 
     @property
     def episodes(self) -> int:
@@ -112,12 +121,17 @@ def make_brief(template: Template, traces: Iterable[Trace]) -> Brief:
         wrote: set[str] = set()
         for step, was_quiet in zip(trace.steps, quiet, strict=False):
             contents.apply(step)
+            _add(brief.actions, step.action_source)
             for phase in step.phases:
+                for name in {cut["slot"] for cut in phase.cuts}:
+                    _add(brief.cuts, name)
                 if phase.phase == "log":
                     _count_log(brief, phase, log_turns, was_quiet)
                 else:
                     _count_plan(brief, phase, plan_turns, contents)
                 for turn in phase.turns:
+                    if turn.rejected is not None:
+                        _add(brief.rejections, turn.errors[-1][:_REASON_CHARS])
                     for operation in turn.operations:
                         if operation["op"] in WRITE_OPERATIONS and operation["ok"]:
                             use = _use(brief, operation["file"])
@@ -150,6 +164,10 @@ class _Contents:
                 self.ids.setdefault(file, set()).update(line_id for line_id, _ in change["lines"])
             elif kind == "remove":
                 self.ids.get(file, set()).difference_update(change["ids"])
+
+
+def _add(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
 
 
 def _use(brief: Brief, file: str | None) -> FileUse:
@@ -213,8 +231,16 @@ def format_brief(brief: Brief, baseline: Mapping[int, float] | None = None) -> s
             f"({use.redundant} redundant), consulted in {use.plan_consulted} of {use.plan_phases} "
             f"PLANs that could (asked for in {use.plan_asked}), at most {use.max_lines} lines"
         )
+    lines.append(f"actions by source: {_counts(brief.actions)}")
+    lines.append(f"cut by the token budget: {_counts(brief.cuts)}")
+    lines.append(f"sent back by guards: {_counts(brief.rejections)}")
     if baseline:
         shared = [brief.scores[s] - baseline[s] for s in brief.scores if s in baseline]
         if shared:
             lines.append(f"mean difference to the parent: {sum(shared) / len(shared):+.4f}")
     return "\n".join(lines)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST_TOLD]
+    return "; ".join(f"{name}: {count}" for name, count in most) or "none"

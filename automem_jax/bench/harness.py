@@ -24,7 +24,7 @@ from automem_jax.testing import ScriptedPlayer
 from automem_jax.text.messages import Request, SamplingSettings
 from automem_jax.traces.store import TraceWriter, read_trace
 
-WINDOW = 41  # steps around a place whose median is told
+WINDOW = 101  # steps around a place whose median is told
 EARLY_STEP = 100
 _FIRST_SEED = 1_000
 

@@ -3,7 +3,8 @@
 FLOP by formula, of what a step must compute, padding and recomputation not counted. N base weights of the
 layers' projections, A adapter weights, L layers, H heads, C head_dim, D model, V vocabulary:
 
-    a token that is not padding    4 N + 6 A     forward and the gradient of the inputs; adapters: theirs too
+    a token that is not padding    4 N + 4 A     forward and the gradient of the inputs, each one product of
+                                                 kernel and adapter together; the gradient of A and B
     a token at position p          12 L H C (p + 1)   scores and values of attention, forward and twice back
     a supervised token             4 D V         unembedding, forward and back to the hidden state
 
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,23 +63,31 @@ def step_flop(model: Decoder, batch: dict[str, np.ndarray]) -> float:
     c = model.config
     query, key = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     projections = c.num_layers * (c.d_model * (2 * query + 2 * key) + 3 * c.d_model * c.d_ff)
-    adapters = sum(value.size for value in _values(model, nnx.LoRAParam))
+    adapters = sum(v.size for v in _values(model, nnx.LoRAParam)) // max(1, model.adapter_count)
     seen = batch["ends"] if "ends" in batch else batch["segment_ids"]
     positions = batch["positions"][seen > 0].astype(np.float64)
     supervised = np.count_nonzero(batch["label_weights"])
     attention = 12 * c.num_layers * query * (positions + 1).sum()
-    tokens = (4 * projections + 6 * adapters) * len(positions)
+    tokens = (4 * projections + 4 * adapters) * len(positions)
     return float(tokens + attention + 4 * c.d_model * c.vocab_size * supervised)
 
 
 def measure(
-    config: TrainingConfig, model: Decoder, dataset: data.Dataset, pad_id: int, steps: int
+    config: TrainingConfig,
+    model: Decoder,
+    dataset: data.Dataset,
+    pad_id: int,
+    steps: int,
+    other: TorchJob | None = None,
 ) -> dict[str, Any]:
     """Takes `steps` training steps as `automem train` does, after one that compiles.
 
+    What else runs on the machine disturbs everything alike: the peak is measured before and after every
+    step, and `other` takes a step on the same items between them. Rates are totals over all
+    steps; the share of the peak is the median over steps.
+
     Tokens of rows are counted without padding; `item_tokens_per_s` counts a shared prefix once for
-    every item that it serves. The share of the peak is the median over steps, each against the peak
-    measured just before and after it.
+    every item that it serves.
     """
     mesh = training_mesh(config)
     with jax.set_mesh(mesh):
@@ -87,59 +96,66 @@ def measure(
         run = TrainingRun(config, model, dataset, pad_id, mesh)
         state = initial_state(run.parts, run.optimizer, config.seed, mesh)
         batches = data.batches_of(run.plan, run.items, pad_id, run.feed.own_rows)
-        available = run.plan.steps
-        seconds: list[float] = []
-        totals = {"tokens": 0.0, "item_tokens": 0.0, "supervised": 0.0, "padded": 0.0}
-        flop: list[float] = []
-        peaks: list[
-            float
-        ] = []  # before each step, and after the last: others may use the machine too
-        first_step_s = 0.0
-        losses = []
-        for step in range(steps + 1):
-            number = step % available
-            batch = batches[number]
-            peaks.append(matmul_peak(dtype, 0.5))
+        taken = [_Step() for _ in range(steps + 1)]
+        for number, step in enumerate(taken):
+            batch = batches[number % run.plan.steps]
+            indices = [i for row in run.plan.step_rows(number % run.plan.steps + 1) for i in row]
+            step.peaks.append(matmul_peak(dtype, 0.5))
             started = time.perf_counter()
             state, figures = run.step(state, run.feed(batch))
-            losses.append(float(figures["loss"]))
-            took = time.perf_counter() - started
-            if step == 0:
-                first_step_s = took
-                continue
-            seconds.append(took)
-            chosen = [run.items[i] for row in run.plan.step_rows(number + 1) for i in row]
+            step.loss = float(figures["loss"])
+            step.seconds = time.perf_counter() - started
+            step.peaks.append(matmul_peak(dtype, 0.5))
             seen = batch["ends"] if "ends" in batch else batch["segment_ids"]
-            totals["tokens"] += float(np.count_nonzero(seen))
-            totals["padded"] += seen.size
-            totals["item_tokens"] += sum(map(len, chosen))
-            totals["supervised"] += sum(float(np.count_nonzero(i.weights)) for i in chosen)
-            flop.append(step_flop(run.specialist, batch))
-        peaks.append(matmul_peak(dtype, 0.5))
-    whole, devices = sum(seconds), mesh.size
-    around = [(a + b) / 2 * devices for a, b in zip(peaks[1:], peaks[2:], strict=False)]
-    shares = [f / s / p for f, s, p in zip(flop, seconds, around, strict=True)]
+            step.tokens, step.padded = int(np.count_nonzero(seen)), seen.size
+            step.item_tokens = sum(len(run.items[i]) for i in indices)
+            step.supervised = sum(np.count_nonzero(run.items[i].weights[1:]) for i in indices)
+            step.flop = step_flop(run.specialist, batch)
+            if other is not None:
+                other.step([run.items[i] for i in indices])
+        first, timed = taken[0], taken[1:]
+        total = {
+            name: float(sum(getattr(step, name) for step in timed))
+            for name in ("seconds", "tokens", "padded", "item_tokens", "supervised", "flop")
+        }
+    seconds = total["seconds"]
+    peaks = [sum(step.peaks) / 2 * mesh.size for step in timed]
+    shares = [step.flop / step.seconds / peak for step, peak in zip(timed, peaks, strict=True)]
     return {
         "steps": steps,
         "rows_a_step": config.batch_rows,
         "row_tokens": config.row_tokens,
-        "step_s": whole / steps,
-        "compile_s": first_step_s - whole / steps,
-        "tokens_per_s": totals["tokens"] / whole,
-        "item_tokens_per_s": totals["item_tokens"] / whole,
-        "supervised_tokens_per_s": totals["supervised"] / whole,
-        "fill": totals["tokens"] / totals["padded"],
+        "step_s": seconds / steps,
+        "compile_s": first.seconds - seconds / steps,
+        "tokens_per_s": total["tokens"] / seconds,
+        "item_tokens_per_s": total["item_tokens"] / seconds,
+        "supervised_tokens_per_s": total["supervised"] / seconds,
+        "fill": total["tokens"] / total["padded"],
         "fill_of_all_rows": run.plan.fill,
         "prefix_saving": run.plan.saving,
-        "flop_per_s": sum(flop) / whole,
-        "matmul_peak_flop_per_s": float(np.median(around)),
+        "flop_per_s": total["flop"] / seconds,
+        "matmul_peak_flop_per_s": float(np.median(peaks)),
         "share_of_peak": float(np.median(shares)),
         "dtype": str(dtype),
         "peak_memory_gib": peak_memory_gib(),
-        "devices": f"{devices} x {jax.devices()[0].device_kind}",
+        "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
         "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
-        "losses": losses,
+        "losses": [step.loss for step in taken],
     }
+
+
+@dataclasses.dataclass
+class _Step:
+    """What one step took: FLOP/s of matmul before and after it, seconds, counts of tokens, FLOP."""
+
+    peaks: list[float] = dataclasses.field(default_factory=list)
+    loss: float = 0.0
+    seconds: float = 0.0
+    tokens: int = 0
+    padded: int = 0
+    item_tokens: int = 0
+    supervised: int = 0
+    flop: float = 0.0
 
 
 def _values(model: Decoder, kind: type) -> list[jax.Array]:
@@ -156,45 +172,79 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def measure_torch(
-    python: str,
-    config: TrainingConfig,
-    model: Decoder,
-    items: Iterable[Item],
-    rows: int,
-    threads: int,
-) -> dict[str, Any]:
-    """The same job by transformers + PEFT in another process: an item a row, padded to the row's length.
+class TorchJob:
+    """The same job by transformers + PEFT, in a process that waits between steps; see train_torch.
 
-    Weights are random, of the model's shape: speed does not depend on them. Returns its figures, or
-    {"why": ...} where torch, transformers or peft are not there.
+    Weights are random, of the model's shape: speed does not depend on them. `figures` tells what was
+    measured, or {"why": ...} where torch, transformers or peft are not there.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        folder = Path(directory)
+
+    def __init__(
+        self, python: str, config: TrainingConfig, model: Decoder, items: Sequence[Item]
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        folder = Path(self._folder.name)
+        self._row_tokens, self._number = config.row_tokens, {id(x): i for i, x in enumerate(items)}
+        self._items = items
+        self._taken: dict[str, list[dict[str, float]]] = {"unpadded": [], "padded": []}
+        self.threads = len(os.sched_getaffinity(0))
         write_json(folder / "config.json", model.config.to_hf())
-        chosen = list(items)
         np.savez(
             folder / "items.npz",
-            lengths=np.array([len(item) for item in chosen]),
-            ids=np.concatenate([item.ids for item in chosen]),
-            weights=np.concatenate([item.weights for item in chosen]),
+            lengths=np.array([len(item) for item in items]),
+            ids=np.concatenate([item.ids for item in items]),
+            weights=np.concatenate([item.weights for item in items]),
         )
-        job = dataclasses.asdict(config.lora) | {
-            "learning_rate": config.learning_rate,
-            "row_tokens": config.row_tokens,
-            "rows": rows,
-            "threads": threads,
-        }
-        write_json(folder / "job.json", job)
+        job = {"learning_rate": config.learning_rate, "threads": self.threads}
+        write_json(folder / "job.json", dataclasses.asdict(config.lora) | job)
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        environment |= {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
+        environment |= {"OMP_NUM_THREADS": str(self.threads), "HF_HUB_OFFLINE": "1"}
+        self._errors = open(folder / "stderr", "w+")
+        self._process = subprocess.Popen(
             [python or sys.executable, str(TORCH_SCRIPT), str(folder)],
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
             env=environment,
         )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"why": lines[-1] if lines else f"exit status {done.returncode}"}
-    return json.loads(done.stdout.splitlines()[-1])
+        self._running = self._process.stdout.readline().strip() == "ready"
+
+    def step(self, items: Sequence[Item]) -> None:
+        """One optimizer step on these items at their own lengths, and one on the first, padded to a row."""
+        numbers = [self._number[id(item)] for item in items]
+        for name, chosen, pad_to in (
+            ("unpadded", numbers, 0),
+            ("padded", numbers[:1], self._row_tokens),
+        ):
+            if self._running:
+                self._process.stdin.write(json.dumps({"items": chosen, "pad_to": pad_to}) + "\n")
+                self._process.stdin.flush()
+                answer = self._process.stdout.readline()
+                self._running = bool(answer)
+            if self._running:
+                self._taken[name].append(json.loads(answer) | {"rows": len(chosen)})
+
+    def figures(self) -> dict[str, Any]:
+        """Ends the process. Rates without the first step, which warms up."""
+        finished = self._running
+        self._process.stdin.close()
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        self._errors.close()
+        self._folder.cleanup()
+        if not finished:
+            return {"why": lines[-1] if lines else f"exit status {status}"}
+        found: dict[str, Any] = {"threads": self.threads}
+        for name, taken in self._taken.items():
+            total = {key: sum(step[key] for step in taken[1:]) for key in taken[0]}
+            computed = total["tokens"]
+            if name == "padded":
+                computed = total["rows"] * self._row_tokens
+            found[name] = total | {
+                "item_tokens_per_s": total["tokens"] / total["seconds"],
+                "supervised_tokens_per_s": total["supervised"] / total["seconds"],
+                "row_tokens_per_s": computed / total["seconds"],
+            }
+        return found

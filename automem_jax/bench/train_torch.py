@@ -1,10 +1,13 @@
-"""The training job of `automem bench train` by transformers + PEFT; run by it in a process of its own.
+"""The training job of `automem bench train` by transformers + PEFT, in a process of its own.
 
-Usage: python train_torch.py FOLDER, with config.json (model shape), items.npz and job.json in it. Prints
-JSON. Needs torch, transformers and peft and nothing else, so it runs in an environment without JAX.
+Usage: python train_torch.py FOLDER, with config.json (model shape), items.npz and job.json in it. Says
+"ready", then takes a line of JSON a step: {"items": [indices], "pad_to": 0}, and answers with {"seconds",
+"tokens", "supervised"}. Needs torch, transformers and peft and nothing else, so it runs in
+an environment without JAX.
 
-An item a row, padded to the row's length, as fine-tuning scripts commonly do; also measured without
-padding, which a batch of one row allows.
+A step is one optimizer step over these items. Each is a row of its own length (`pad_to` 0; no token of
+padding is computed, which is the fastest on a CPU), or padded as fine-tuning scripts commonly do;
+gradients of the items are accumulated.
 """
 
 import json
@@ -41,42 +44,37 @@ def main(folder: Path) -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=job["learning_rate"], betas=(0.9, 0.95))
 
-    def step(ids, weights, pad_to):
-        """One optimizer step on one row; returns (tokens, supervised tokens)."""
+    def gradients(ids, weights, pad_to):
+        """Adds one item's gradients; returns how many tokens of it are supervised."""
         length, pad = len(ids), max(0, pad_to - len(ids))
         labels = np.where(weights > 0, ids, -100)
         row = {
-            "input_ids": torch.tensor(np.pad(ids, (0, pad))[None], dtype=torch.long),
-            "attention_mask": torch.tensor(np.pad(np.ones(length, int), (0, pad))[None]),
-            "labels": torch.tensor(
-                np.pad(labels, (0, pad), constant_values=-100)[None], dtype=torch.long
-            ),
+            "input_ids": np.pad(ids, (0, pad)),
+            "attention_mask": np.pad(np.ones(length, int), (0, pad)),
+            "labels": np.pad(labels, (0, pad), constant_values=-100),
         }
-        model(**row).loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return length, int((labels[1:] >= 0).sum())
+        if not pad:
+            del row["attention_mask"]  # lets attention take its causal path
+        row = {name: torch.tensor(value[None], dtype=torch.long) for name, value in row.items()}
+        model(**row, use_cache=False).loss.backward()
+        return int((labels[1:] >= 0).sum())
 
     stored = np.load(folder / "items.npz")
     ends = np.cumsum(stored["lengths"])[:-1]
     items = list(zip(np.split(stored["ids"], ends), np.split(stored["weights"], ends), strict=True))
-    found = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    for name, pad_to in (("padded", job["row_tokens"]), ("unpadded", 0)):
-        step(*items[0], pad_to)
-        tokens, supervised, started = 0, 0, time.perf_counter()
-        for index in range(job["rows"]):
-            counted = step(*items[index % len(items)], pad_to)
-            tokens, supervised = tokens + counted[0], supervised + counted[1]
+    print("ready", flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        chosen = [items[index] for index in asked["items"]]
+        started = time.perf_counter()
+        supervised = sum(gradients(*item, asked["pad_to"]) for item in chosen)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
         seconds = time.perf_counter() - started
-        found[name] = {
-            "rows": job["rows"],
-            "seconds": seconds,
-            "item_tokens_per_s": tokens / seconds,
-            "supervised_tokens_per_s": supervised / seconds,
-            "row_tokens_per_s": (job["rows"] * pad_to if pad_to else tokens) / seconds,
-        }
-    print(json.dumps(found))
+        tokens = sum(len(ids) for ids, _ in chosen)
+        answer = {"seconds": seconds, "tokens": tokens, "supervised": supervised}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,12 @@ _STEPS = flags.stage_flag("steps", "6", "train: optimizer steps to time, after o
 _TORCH_PYTHON = flags.stage_flag(
     "torch_python", "", "train: Python interpreter that has torch, transformers and peft."
 )
-_TORCH_ROWS = flags.stage_flag("torch_rows", "4", "train: rows to time with PEFT; 0: none.")
+_TORCH = flags.stage_flag(
+    "torch",
+    "yes",
+    "train: the same items by transformers + PEFT, between the steps.",
+    ["yes", "no"],
+)
 _REQUESTS = flags.stage_flag(
     "requests", "", "decode: file of recorded requests, or traces. Empty: the shipped file."
 )
@@ -106,7 +111,6 @@ def main_train(experiment: flags.Experiment) -> None:
     from automem_jax.training.data import load_items
 
     steps = environment_flags.whole_numbers("steps", _STEPS.value, least=1)[0]
-    torch_rows = environment_flags.whole_numbers("torch_rows", _TORCH_ROWS.value, least=0)[0]
     config, out = experiment.config, experiment.workdir / "bench"
     flags.use_compilation_cache()
     runner = Runner(config)
@@ -115,7 +119,10 @@ def main_train(experiment: flags.Experiment) -> None:
     dataset = load_items(
         examples, runner.tokenizer, loss=training.loss, row_tokens=training.row_tokens
     )
-    ours = bench.measure(training, runner.model, dataset, runner.tokenizer.pad_id, steps)
+    other = None
+    if _TORCH.value == "yes":
+        other = bench.TorchJob(_TORCH_PYTHON.value, training, runner.model, dataset.items)
+    ours = bench.measure(training, runner.model, dataset, runner.tokenizer.pad_id, steps, other)
     lengths = [len(item) for item in dataset.items]
     print(
         f"{len(lengths)} items of {min(lengths)}..{max(lengths)} tokens, mean "
@@ -124,13 +131,7 @@ def main_train(experiment: flags.Experiment) -> None:
     for name, value in ours.items():
         if name != "losses":
             print(f"  {name:<26} {_figure(value)}")
-    theirs: dict[str, Any] = {"why": "not asked for"}
-    if torch_rows:
-        threads = len(os.sched_getaffinity(0))
-        items = dataset.items[: torch_rows + 1]
-        theirs = bench.measure_torch(
-            _TORCH_PYTHON.value, training, runner.model, items, torch_rows, threads
-        )
+    theirs = {"why": "not asked for"} if other is None else other.figures()
     for name in ("padded", "unpadded"):
         if name in theirs:
             speed = theirs[name]["supervised_tokens_per_s"]

@@ -44,7 +44,6 @@ def run(argv: list[str] | None = None) -> None:
         print(f"automem: {unknown_key(stage, STAGES).replace('key', 'stage')}", file=sys.stderr)
         sys.exit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     module = importlib.import_module(f"automem_jax.cli.{stage}")
     from automem_jax.cli import flags
 

@@ -46,12 +46,13 @@ class Visible:
       ends: source s is seen by the queries s <= q < ends[s]; 0 for padding.
       nested: whether a row may hold trees. False: every token's ends is the end of its own
         segment, which is all that splash can do.
-      bias: the same as a summand of the scores, where `prepared` made one: 0 or very low.
+      bias: the same as a summand of the scores, one a band of queries, where `prepared` made it: 0
+        or very low.
     """
 
     ends: Int[Array, "B S"]
     nested: bool = dataclasses.field(default=True, metadata={"static": True})
-    bias: Float[Array, "B 1 T S"] | None = None
+    bias: tuple[Float[Array, "B 1 Q S"], ...] = ()
 
     @classmethod
     def of_segments(cls, segment_ids: Int[Array, "B S"]) -> Visible:
@@ -126,11 +127,19 @@ def prepared(visible: Visible, q: jax.ShapeDtypeStruct, kind: str) -> Visible:
     """
     if (choose_kind(q, visible) if kind == "auto" else kind) != "cudnn":
         return visible
-    mask = mask_of(visible.ends, 0, q.shape[1])[:, None]
+    length = q.shape[1]
+    # Bands keep the bias, and the gradient of it that cuDNN writes, small.
+    whole = length < 4096 or length % (128 * BANDS) or sharding.axis_size("time", length) > 1
+    bands = 1 if whole else BANDS
+    width = length // bands
     low = -(2.0**41) if q.dtype == jnp.bfloat16 else -(2.0**15)  # cuDNN errs on lower ones
-    bias = jnp.where(mask, jnp.zeros((), q.dtype), jnp.asarray(low, q.dtype))
-    bias = sharding.constrain(bias, ("batch", None, "time", None))
-    return dataclasses.replace(visible, bias=jax.lax.stop_gradient(bias))
+
+    def bias_of(band: int) -> Array:
+        mask = mask_of(visible.ends[:, : (band + 1) * width], band * width, width)[:, None]
+        bias = jnp.where(mask, jnp.zeros((), q.dtype), jnp.asarray(low, q.dtype))
+        return jax.lax.stop_gradient(sharding.constrain(bias, ("batch", None, "time", None)))
+
+    return dataclasses.replace(visible, bias=tuple(map(bias_of, range(bands))))
 
 
 def mask_of(ends: Int[Array, "B S"], start: int | Array, queries: int) -> Bool[Array, "B Q S"]:
@@ -361,16 +370,22 @@ def cudnn(q, k, v, visible: Visible) -> Array:
     b, t, kv, g, c = q.shape
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(f"cuDNN attention takes bfloat16 or float16, got {q.dtype}")
-    if visible.bias is None:
+    if not visible.bias:
         visible = prepared(visible, q, "cudnn")
-    out = jax.nn.dot_product_attention(
-        q.reshape(b, t, kv * g, c),
-        k.swapaxes(1, 2),
-        v.swapaxes(1, 2),
-        bias=visible.bias,
-        is_causal=True,
-        implementation="cudnn",
-    )
+    whole_q, k, v = q.reshape(b, t, kv * g, c), k.swapaxes(1, 2), v.swapaxes(1, 2)
+    outs, width = [], t // len(visible.bias)
+    for band, bias in enumerate(visible.bias):
+        seen = slice(0, (band + 1) * width)
+        outs.append(
+            jax.nn.dot_product_attention(
+                whole_q[:, band * width : (band + 1) * width],
+                k[:, seen],
+                v[:, seen],
+                bias=bias,
+                implementation="cudnn",
+            )
+        )
+    out = jnp.concatenate(outs, axis=1) if len(outs) > 1 else outs[0]
     return checkpoint_name(out, SAVED).reshape(q.shape)
 
 

@@ -239,3 +239,21 @@ def qwen2_5_7b() -> DecoderConfig:
 def qwen2_5_32b() -> DecoderConfig:
     """Qwen2.5-32B-Instruct."""
     return DecoderConfig(152_064, 5120, 64, 40, 8, 128, 27_648, rope_theta=1e6, rms_norm_eps=1e-6)
+
+
+def smollm2_135m() -> DecoderConfig:
+    """SmolLM2-135M-Instruct."""
+    return DecoderConfig(
+        vocab_size=49_152,
+        d_model=576,
+        num_layers=30,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        d_ff=1536,
+        rope_theta=100_000.0,
+        rms_norm_eps=1e-5,
+        qkv_bias=False,
+        tie_embeddings=True,
+        max_position=8192,
+    )

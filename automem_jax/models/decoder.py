@@ -24,7 +24,7 @@ from automem_jax.models.config import DecoderConfig, RopeScaling
 from automem_jax.models.kv_cache import KVCache
 from automem_jax.models.low_rank import merged_product, thin_product
 from automem_jax.models.quantize import dequantize
-from automem_jax.models.settings import LAYER_INPUT, Dropout, Settings, rematerialized
+from automem_jax.models.settings import LAYER_INPUT, PROJECTED, Dropout, Settings, rematerialized
 from automem_jax.sharding import axis_size, constrain
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -66,20 +66,20 @@ class Linear(nnx.Module):
         x: Float[Array, "B T I"],
         chosen: Float[Array, "B N"] | int | None,
         dropout: Dropout | None = None,
+        arrays: tuple[Array | None, ...] | None = None,
     ):
-        if chosen is None or self.lora_a is None:
-            return self._with_bias(x @ self.weight(x.dtype))
-        if self.lora_a[...].ndim == 2:
+        """`arrays` is what `gathered` gave, where this is called in a loop."""
+        if chosen is not None and self.lora_a is not None and self.lora_a[...].ndim == 2:
             return self._with_joined_adapters(x, chosen)
-        # Pinned, so that their gradients are reduced to the shards that the optimizer holds.
-        a = constrain(self.lora_a[...], self.lora_a.get_metadata()["axes"][1:])
-        b = constrain(self.lora_b[...], self.lora_b.get_metadata()["axes"][1:])
+        kernel, a, b = arrays or (self.weight(x.dtype), *self._adapters())
+        if chosen is None or a is None:
+            return self._with_bias(x @ kernel)
         drops = dropout is not None and self.lora_dropout
         one = isinstance(chosen, int)
         if one and not drops and self.kernel is not None and x.dtype == jnp.float32:
             own = a[chosen - 1], b[chosen - 1]
-            return self._with_bias(merged_product(x, self.kernel[...], *own, self.lora_scale))
-        out = self._with_bias(x @ self.weight(x.dtype))
+            return self._with_bias(merged_product(x, kernel, *own, self.lora_scale))
+        out = self._with_bias(x @ kernel)
         if drops:
             x = dropout.applied(x, self.lora_dropout)
         if one:
@@ -98,6 +98,24 @@ class Linear(nnx.Module):
         low = (x @ self.lora_a[...].astype(x.dtype)) * chosen[:, None].astype(x.dtype)
         return out + low @ self.lora_b[...].astype(x.dtype)
 
+    def gathered(self, dtype) -> tuple[Array | None, ...]:
+        """Kernel and adapters whole along the axis that fsdp divides: once, not in every turn of a loop."""
+        kernel = constrain(self.weight(dtype), _whole(self.axes))
+        a, b = self._adapters()
+        if a is None:
+            return kernel, None, None
+        axes = [v.get_metadata()["axes"][1:] for v in (self.lora_a, self.lora_b)]
+        return kernel, constrain(a, _whole(axes[0])), constrain(b, _whole(axes[1]))
+
+    def _adapters(self) -> tuple[Array | None, Array | None]:
+        """A and B, pinned, so that their gradients are reduced to the shards that the optimizer holds."""
+        if self.lora_a is None:
+            return None, None
+        return tuple(
+            constrain(variable[...], variable.get_metadata()["axes"][1:])
+            for variable in (self.lora_a, self.lora_b)
+        )
+
     def _with_bias(self, out: Array) -> Array:
         return out if self.bias is None else out + self.bias[...]
 
@@ -106,6 +124,10 @@ class Linear(nnx.Module):
         if self.kernel is not None:
             return self.kernel[...]
         return dequantize(self.codes[...], self.scales[...], dtype)
+
+
+def _whole(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    return tuple(None if axis == "embed" else axis for axis in axes)
 
 
 class RMSNorm(nnx.Module):
@@ -164,12 +186,18 @@ class Layer(nnx.Module):
         c = self.config
         b, t, _ = x.shape
         chunk = settings.mlp_chunk
+        arrays = dict.fromkeys(PROJECTIONS)
+        if chunk > 0 and cached is None:
+            arrays = {name: getattr(self, name).gathered(x.dtype) for name in PROJECTIONS}
 
         def project(x, at):
             drop = _dropout_of(dropout, at)
             h = constrain(self.attention_norm(x), ("batch", "time", "act_embed"))
-            linears = {"q": self.q_proj, "k": self.k_proj, "v": self.v_proj}
-            heads = [linear(h, chosen, drop(name)) for name, linear in linears.items()]
+            names = {"q": "q_proj", "k": "k_proj", "v": "v_proj"}
+            heads = [
+                getattr(self, name)(h, chosen, drop(short), arrays[name])
+                for short, name in names.items()
+            ]
             return [constrain(head, ("batch", "time", "act_heads")) for head in heads]
 
         q, k, v = by_chunks(project, x, chunk, RESIDUAL)
@@ -181,6 +209,7 @@ class Layer(nnx.Module):
         k, v = rotate(k, rotation).swapaxes(1, 2), v.swapaxes(1, 2)
         q = q.reshape(b, t, c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim)
         if cached is None:
+            q, k, v = (checkpoint_name(x, PROJECTED) for x in (q, k, v))
             k, v = (constrain(s, ("batch", "act_kv_heads", None, None)) for s in (k, v))
             how = {"kind": settings.attention, "chunk": settings.attention_chunk}
             attended = attend(q, k, v, visible=visible, **how)
@@ -190,20 +219,22 @@ class Layer(nnx.Module):
         attended = constrain(attended, ("batch", "time", "act_heads"))
 
         def output(attended, at):
-            out = self.o_proj(attended, chosen, _dropout_of(dropout, at)("o"))
+            drop = _dropout_of(dropout, at)
+            out = self.o_proj(attended, chosen, drop("o"), arrays["o_proj"])
             return constrain(out, RESIDUAL)
 
         def feed_forward(x, at):
             drop = _dropout_of(dropout, at)
             h = constrain(self.mlp_norm(x), ("batch", "time", "act_embed"))
-            h = jax.nn.silu(self.gate_proj(h, chosen, drop("gate"))) * self.up_proj(
-                h, chosen, drop("up")
-            )
-            h = constrain(h, ("batch", "time", "act_mlp"))
-            return constrain(self.down_proj(h, chosen, drop("down")), RESIDUAL)
+            gate = self.gate_proj(h, chosen, drop("gate"), arrays["gate_proj"])
+            up = self.up_proj(h, chosen, drop("up"), arrays["up_proj"])
+            gate, up = (checkpoint_name(product, PROJECTED) for product in (gate, up))
+            h = constrain(jax.nn.silu(gate) * up, ("batch", "time", "act_mlp"))
+            out = self.down_proj(h, chosen, drop("down"), arrays["down_proj"])
+            return constrain(out, RESIDUAL)
 
         x = x + by_chunks(output, attended, chunk, ("batch", "time", "act_heads"))
-        x = constrain(x, RESIDUAL)
+        x = checkpoint_name(constrain(x, RESIDUAL), PROJECTED)
         x = constrain(x + by_chunks(feed_forward, x, chunk, RESIDUAL), RESIDUAL)
         return x, (k, v)
 

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from automem_jax.models.config import DecoderConfig
 from automem_jax.models.decoder import Decoder
 from automem_jax.models.layout import Row, layout
+from automem_jax.models.quantize import quantize_linear
 from automem_jax.models.tensors import TensorSource, WeightsError, row_chunks
 from automem_jax.sharding import DEFAULT_RULES, LogicalRules, variable_sharding
 
@@ -45,10 +46,13 @@ def fill(
     mesh: Mesh | None = None,
     rules: LogicalRules = DEFAULT_RULES,
     progress: Callable[[int, int], None] | None = None,
+    quantization: str | None = None,
 ) -> Decoder:
     """A decoder with the weights of `source`, converted to `dtype` on the way.
 
     Args:
+      quantization: kind of the projections' kernels, see quantize.KINDS; each is quantised as soon
+        as it is read, so that one of them at most is there in `dtype`.
       mesh: arrays are laid over it by their logical axes; None: one device.
       progress: called with tensors read and tensors to read.
 
@@ -56,7 +60,7 @@ def fill(
       WeightsError: a tensor is missing, is one too many, or has the wrong shape.
     """
     model = abstract_model(config, jnp.dtype(dtype))
-    rows = layout(model)
+    rows, linears = layout(model), model.linears()
     check_tensors(rows, config, source)
     total = sum(config.num_layers if row.stacked else 1 for row in rows)
     done = 0
@@ -74,6 +78,9 @@ def fill(
                 progress(done, total)
 
         row.variable.set_value(_array(row, config.num_layers, source, sharding, tick))
+        if quantization and row.path.endswith(".kernel"):
+            quantize_linear(linears[row.path.split(".")[1]], quantization)
+    model.quantization = quantization
     return model
 
 

@@ -74,10 +74,14 @@ def quantize_base(model: Decoder, kind: str) -> None:
     if model.quantization is not None:
         raise ValueError(f"this base is quantised already ({model.quantization}); load it again")
     for linear in model.linears().values():
-        kernels = linear.kernel.get_value()
-        codes, scales = _quantize_stack(kernels, kind)
-        install(linear, codes, scales)
+        quantize_linear(linear, kind)
     model.quantization = kind
+
+
+def quantize_linear(linear: Linear, kind: str) -> None:
+    """Puts codes and scales in the place of one projection's kernels, layer by layer."""
+    _check(kind)
+    install(linear, *_quantize_stack(linear.kernel.get_value(), kind))
 
 
 def install(linear: Linear, codes: Array, scales: Array) -> None:

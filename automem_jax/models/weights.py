@@ -24,8 +24,9 @@ from automem_jax.files import write_atomically
 from automem_jax.models.config import DecoderConfig
 from automem_jax.models.decoder import Decoder
 from automem_jax.models.files import FileFormatError, write_safetensors
-from automem_jax.models.layout import layout
+from automem_jax.models.layout import BLOCK_OF, layout
 from automem_jax.models.load import abstract_model, fill
+from automem_jax.models.quantize import quantize_base
 from automem_jax.models.tensors import (
     INDEX_FILE,
     WEIGHTS_FILE,
@@ -49,6 +50,7 @@ def load_model(
     mesh: Mesh | None = None,
     rules: LogicalRules = DEFAULT_RULES,
     progress: Callable[[int, int], None] | None = None,
+    quantization: str | None = None,
 ) -> tuple[Decoder, DecoderConfig]:
     """The model of `source`, and its config.
 
@@ -58,6 +60,7 @@ def load_model(
       dtype: of weights and activations, a dtype or its name; stored ones are converted on the way.
       mesh: arrays are laid over it by their logical axes; None: one device.
       progress: called with tensors read and tensors to read.
+      quantization: of the frozen base's projections, see quantize.KINDS; None keeps `dtype`.
 
     Raises:
       FileNotFoundError: a file or a shard is missing. FileFormatError: a file cannot be read.
@@ -67,15 +70,17 @@ def load_model(
     """
     if source == "embedded":
         with resources.as_file(resources.files("automem_jax.models") / "assets") as assets:
-            return load_model(assets, dtype, mesh, rules, progress)
+            return load_model(assets, dtype, mesh, rules, progress, quantization)
     path, dtype = resolve(source), jnp.dtype(dtype)
     if (path / ORBAX_DIRECTORY).is_dir():
         model = _load_orbax(path, dtype, mesh, rules)
         _check_tokenizer(path, model.config)
+        if quantization:
+            quantize_base(model, quantization)
     else:
         tensors, config = open_tensors(path)
         _check_tokenizer(path, config)
-        model = fill(config, tensors, dtype, mesh, rules, progress)
+        model = fill(config, tensors, dtype, mesh, rules, progress, quantization)
     return model, model.config
 
 
@@ -149,7 +154,8 @@ def base_hash(model: Decoder) -> str:
     construction and any dtype that holds them.
     """
     digest = hashlib.sha256()
-    for name, value in sorted(named_tensors(model), key=lambda item: item[0]):
+    tensors = [*named_tensors(model), *_codes(model)]
+    for name, value in sorted(tensors, key=lambda item: item[0]):
         value = np.ascontiguousarray(np.asarray(value).astype("<f4"))
         digest.update(f"{name}{value.shape}\n".encode())
         digest.update(value.tobytes())
@@ -163,6 +169,16 @@ def named_tensors(model: Decoder) -> Iterator[tuple[str, Any]]:
         for layer, name in row.names(model.config.num_layers):
             part = value if layer is None else value[layer]
             yield name, part.T if row.transposed else part
+
+
+def _codes(model: Decoder) -> Iterator[tuple[str, Any]]:
+    """Codes and scales of a quantised base, one a layer, under names beside the kernels'."""
+    for name, linear in model.linears().items():
+        if linear.kernel is None:
+            for part in ("codes", "scales"):
+                value = getattr(linear, part).get_value()
+                for layer in range(model.config.num_layers):
+                    yield f"model.layers.{layer}.{BLOCK_OF[name]}.{name}.{part}", value[layer]
 
 
 def _load_orbax(directory: Path, dtype: Any, mesh: Mesh | None, rules: LogicalRules) -> Decoder:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from automem_jax.config import ConfigError, ExperimentConfig, MeshConfig, TrainingConfig
-from automem_jax.models.config import DecoderConfig, embedded, qwen2_5_0_5b, qwen2_5_7b, qwen2_5_32b
+from automem_jax.models.config import (
+    DecoderConfig,
+    embedded,
+    qwen2_5_0_5b,
+    qwen2_5_7b,
+    qwen2_5_32b,
+    smollm2_135m,
+)
 from automem_jax.preflight.compile import Compiler
 from automem_jax.preflight.hardware import Topology, default_mesh, listed
 
@@ -20,21 +28,8 @@ KNOWN_SHAPES = {
     "qwen2.5-0.5b": qwen2_5_0_5b,
     "qwen2.5-7b": qwen2_5_7b,
     "qwen2.5-32b": qwen2_5_32b,
+    "smollm2-135m": smollm2_135m,
 }
-SMOLLM2_135M = DecoderConfig(
-    vocab_size=49_152,
-    d_model=576,
-    num_layers=30,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    d_ff=1536,
-    rope_theta=100_000.0,
-    rms_norm_eps=1e-5,
-    qkv_bias=False,
-    tie_embeddings=True,
-    max_position=8192,
-)
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,8 @@ class Program:
       usable_bytes: what a program may occupy there.
       refused: the compiler's words where it does not fit; empty where it compiled.
       compile_s: seconds it took.
-      collectives: by kind: how often a step, and bytes that they give a device.
+      collectives: by kind: how often a run, and bytes that they give a device; None: the compiler could
+        not print its program.
       loops_unknown: loops with collectives, counted once, whose turns are not known.
       kept: the answer is an earlier one.
       about: what was compiled, in words.
@@ -60,7 +56,7 @@ class Program:
     usable_bytes: int
     refused: str
     compile_s: float
-    collectives: dict[str, dict[str, int]]
+    collectives: dict[str, dict[str, int]] | None
     loops_unknown: int
     kept: bool
     about: str
@@ -257,7 +253,7 @@ def _program(name: str, found: dict[str, Any], topology: Topology, about: str) -
         usable_bytes=topology.device.usable_bytes,
         refused=found["refused"],
         compile_s=found["compile_s"],
-        collectives=found.get("collectives", {}),
+        collectives=found.get("collectives"),
         loops_unknown=found.get("loops_unknown", 0),
         kept=found["kept"],
         about=about,
@@ -269,32 +265,42 @@ def fitted_training(
 ) -> tuple[TrainingConfig, dict[str, int]]:
     """The training settings on this topology's mesh, and the mesh's sizes.
 
-    The mesh is the one given, else the config's, else hardware.default_mesh. Where the config does
-    not say how many rows are seen at a time, it is one row for each share of data x fsdp.
+    The mesh is the one given, else the config's where it suits the device count, else
+    hardware.default_mesh. Rows seen at a time that the mesh cannot share become one row for each share
+    of data x fsdp.
 
     Raises:
       ConfigError: mesh and devices, or rows and mesh, do not fit each other.
     """
-    chosen = mesh or (training.mesh if training.mesh != MeshConfig() else None)
-    chosen = chosen or default_mesh(topology, training.batch_rows)
     count = topology.device_count
-    fixed = chosen.data * chosen.tensor * chosen.sequence * chosen.slices
-    fsdp = chosen.fsdp or max(1, count // fixed)
+    chosen = mesh
+    if chosen is None and training.mesh != MeshConfig() and count % _fixed(training.mesh) == 0:
+        chosen = training.mesh
+    if chosen is None:
+        chosen = default_mesh(topology, training.batch_rows)
+    fsdp = chosen.fsdp or max(1, count // _fixed(chosen))
     sizes = {"data": chosen.data * chosen.slices, "fsdp": fsdp}
     sizes |= {"tensor": chosen.tensor, "sequence": chosen.sequence}
-    if fixed * fsdp != count:
+    if math.prod(sizes.values()) != count:
         raise ConfigError(
-            f"mesh {sizes} needs {fixed * fsdp} devices, {topology.name} has {count}; set "
+            f"mesh {sizes} needs {math.prod(sizes.values())} devices, {topology.name} has {count}; set "
             "--mesh or training.mesh so that the product is the device count"
         )
     shares = sizes["data"] * fsdp
-    rows = training.microbatch_rows or shares
-    if training.batch_rows % rows or rows % shares:
+    rows = training.microbatch_rows or training.batch_rows
+    if rows % shares or mesh is not None or chosen != training.mesh:
+        rows = shares
+    if training.batch_rows % rows:
         raise ConfigError(
             f"training.batch_rows {training.batch_rows}, {rows} at a time, cannot be shared evenly by "
-            f"data x fsdp = {shares}; choose multiples, or more of the tensor axis"
+            f"data x fsdp = {shares}; choose a multiple, or more of the tensor axis"
         )
     return dataclasses.replace(training, mesh=chosen, microbatch_rows=rows), sizes
+
+
+def _fixed(mesh: MeshConfig) -> int:
+    """Devices that a mesh asks for, a share of fsdp each."""
+    return mesh.data * mesh.tensor * mesh.sequence * mesh.slices * max(1, mesh.fsdp)
 
 
 def model_shape(source: str) -> DecoderConfig:
@@ -307,13 +313,11 @@ def model_shape(source: str) -> DecoderConfig:
     if path.is_file():
         return DecoderConfig.from_hf(json.loads(path.read_text(encoding="utf-8")))
     name = Path(source).name.lower().removesuffix("-instruct")
-    if name in ("smollm2-135m", "smollm2-135m-instruct"):
-        return SMOLLM2_135M
     if name in KNOWN_SHAPES:
         return KNOWN_SHAPES[name]()
     raise ConfigError(
         f"config.model.source: {source!r} holds no config.json, and is not named like one of "
-        f"{', '.join([*KNOWN_SHAPES, 'smollm2-135m'])}; fetch the checkpoint's config.json"
+        f"{', '.join(KNOWN_SHAPES)}; fetch the checkpoint's config.json"
     )
 
 

@@ -242,15 +242,13 @@ def describe(topology: Topology) -> list[Any]:
 def default_mesh(topology: Topology, training_rows: int = 0) -> MeshConfig:
     """A mesh that suits large decoders on this topology.
 
-    The tensor axis takes up to 8 chips of a TPU slice (weights and rows' activations divided,
-    collectives stay within the slice) and GPUs get fsdp within a host: there a row a device is best.
-    Big-memory chips (v5p, tpu7x) prefer fsdp.
+    The tensor axis takes up to 8 devices, which share weights and each row's activations and lie on one
+    host or close together; the rest is fsdp. Chips with much memory (v5p, tpu7x) get fsdp alone: a row a
+    device, and fewer collectives.
     """
     count = topology.device_count
-    if topology.platform == "cuda" or topology.device.memory_bytes > 64 * GIB:
-        tensor = 1
-    else:
-        tensor = math.gcd(count, 8)
+    roomy = topology.platform == "tpu" and topology.device.memory_bytes > 64 * GIB
+    tensor = 1 if roomy else math.gcd(count, 8)
     fsdp = count // tensor
     while training_rows and training_rows % fsdp and fsdp % 2 == 0 and tensor < 8:
         fsdp, tensor = fsdp // 2, tensor * 2

@@ -52,7 +52,9 @@ def _program_lines(program: Program) -> list[str]:
     )
     if program.refused:
         lines.append(f"    refused: {program.refused}")
-    for kind, figures in program.collectives.items():
+    if program.collectives is None and not program.refused:
+        lines.append("    collectives: this compiler could not print its program")
+    for kind, figures in (program.collectives or {}).items():
         lines.append(
             f"    {kind:<28} {figures['bytes'] / GIB:8.2f} GiB a run, {figures['count']} times"
         )

@@ -183,5 +183,5 @@ def _check_recorded(trace: Trace | None, t: int, percept: Percept) -> None:
         if trace.steps[t].percept[name] != getattr(percept, name):
             raise ValueError(
                 f"step {t}: the environment's {name} is not the recorded one; it was recorded with "
-                "another version or other settings (see --config)"
+                "another version or other settings (see --prompt-mode)"
             )

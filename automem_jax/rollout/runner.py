@@ -9,14 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from automem_jax.agent.template import Template
-from automem_jax.config import ExperimentConfig
+from automem_jax.config import ExperimentConfig, MeshConfig
 from automem_jax.policies.base import Policy
 from automem_jax.policies.prices import ModelUsage
 from automem_jax.rollout.engine import RolloutResult, RolloutSpec, run_episodes
 from automem_jax.text.messages import SamplingSettings
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 _NOT_BEHAVIOUR = ("slots", "workers", "step_timeout_s", "levels_dir")  # of EnvConfig
 SERVED = Path("served")  # the specialist is base + adapter on the policy's server
@@ -57,7 +60,14 @@ class Runner:
         if self._model is None:
             from automem_jax.models.weights import load_model
 
-            self._model = load_model(self.config.model.source, self.config.model.dtype)[0]
+            model = self.config.model
+            quantization = None if model.quantization == "none" else model.quantization
+            self._model = load_model(
+                model.source,
+                model.dtype,
+                weights_mesh(self.config.training.mesh),
+                quantization=quantization,
+            )[0]
         return self._model
 
     def policy(self, adapter: Path | None = None) -> Policy:
@@ -178,6 +188,19 @@ class Runner:
             policy.close()
         if self._env is not None:
             self._env.close()
+
+
+def weights_mesh(config: MeshConfig) -> Mesh | None:
+    """The mesh that the base's weights are read onto: training's; None on a single device.
+
+    Raises:
+      sharding.ShardingError: the axes do not fit the devices.
+    """
+    import jax
+
+    from automem_jax.sharding import configured_mesh
+
+    return None if jax.device_count() == 1 else configured_mesh(config)
 
 
 def behaviour_hash(config: ExperimentConfig) -> str:

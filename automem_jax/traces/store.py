@@ -22,6 +22,7 @@ from automem_jax.traces.schema import (
 )
 
 _PARTIAL = ".partial"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _REDO = "delete the file and run its stage again"
 
 
@@ -84,8 +85,7 @@ class TraceWriter:
 
 def _line(record: Mapping[str, Any]) -> bytes:
     try:
-        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        return text.encode() + b"\n"
+        return _ENCODER.encode(record).encode() + b"\n"
     except UnicodeEncodeError:  # lone surrogates have no UTF-8 form, but JSON can escape them
         return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 

@@ -97,14 +97,14 @@ def tokenise(
 
     An item that is too long loses its earliest turns (what the user said and the answer to it), whole
     ones only; the system message and the last pair stay. None where even that is too long.
-    Where `example["token_ids"]` ({message, ids} each) holds the sampler's own tokens of a supervised
-    turn, and they spell its text, they are what is learnt.
+    Where `example["token_ids"]` (a list of {"message": index, "ids": [...]}) holds the sampler's own
+    tokens of a supervised turn, and they spell its text, they are what is learnt.
 
     Raises:
       DataError: nothing, or part of the prompt, would be supervised.
     """
     messages, spans = supervised_spans(example, loss)
-    sampled = {turn["message"]: turn["ids"] for turn in example.get("token_ids", ())}
+    sampled = {entry["message"]: entry["ids"] for entry in example.get("token_ids", ())}
     shortened = False
     while True:
         rendered = _render(messages, tokenizer, spans, sampled)

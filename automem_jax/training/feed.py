@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from automem_jax.config import TrainingConfig
-from automem_jax.sharding import DEFAULT_RULES, ShardingError, make_mesh
+from automem_jax.sharding import DEFAULT_RULES, ShardingError, configured_mesh
 
 BY_TOKEN = ("tokens", "positions", "ends", "segment_ids")
 
@@ -28,25 +28,10 @@ def training_mesh(config: TrainingConfig, devices: Sequence[jax.Device] | None =
     devices = list(jax.devices() if devices is None else devices)
     mesh, rows = config.mesh, config.microbatch_rows or config.batch_rows
     fixed = mesh.data * mesh.tensor * mesh.sequence * mesh.slices
-    fsdp = mesh.fsdp
-    if not fsdp and fixed == 1 and jax.process_count() == 1:
-        fsdp = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
-        devices = devices[:fsdp]
-    elif not fsdp:
-        if len(devices) % fixed:
-            raise ShardingError(
-                f"training.mesh: data x tensor x sequence x slices = {fixed} does not divide the "
-                f"{len(devices)} devices; choose divisors"
-            )
-        fsdp = len(devices) // fixed
-    shape = {
-        "data": mesh.data * mesh.slices,
-        "fsdp": fsdp,
-        "tensor": mesh.tensor,
-        "sequence": mesh.sequence,
-    }
-    made = make_mesh(shape, devices, slices={"data": mesh.slices})
-    shares = shape["data"] * fsdp
+    if not mesh.fsdp and fixed == 1 and jax.process_count() == 1:
+        devices = devices[: max(n for n in range(1, len(devices) + 1) if rows % n == 0)]
+    made = configured_mesh(mesh, devices)
+    shares = made.shape["data"] * made.shape["fsdp"]
     if rows % shares:
         name = "microbatch_rows" if config.microbatch_rows else "batch_rows"
         raise ShardingError(

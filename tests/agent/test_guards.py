@@ -7,6 +7,7 @@ from automem_jax.agent.guards import GUARDS, objection
 from automem_jax.agent.observers import percept_paths
 from automem_jax.agent.template import GuardSpec, from_data, load_template, to_data
 from automem_jax.agent.validate import validate
+from automem_jax.config import ConfigError
 from automem_jax.testing import ToyEnv
 from automem_jax.text.messages import Completion, SamplingSettings
 
@@ -255,3 +256,12 @@ def test_a_guard_gives_in_after_max_rejections():
     assert (asked, out.action, out.record["action_source"]) == (3, "wait", "model")
     errors = [turn["errors"] for turn in out.record["phases"][-1]["turns"]]
     assert errors == [["do not wait"], ["do not wait"], []]
+
+
+def test_a_guards_percept_path_is_looked_for_at_the_first_percept():
+    data = to_data(load_template("memento_v0"))
+    needs = {"forward": {"percept.inventory.wood": 1}}
+    data["phases"]["plan"]["guards"] = [{"type": "materials", "params": {"needs": needs}}]
+    agent = Agent(from_data(data), SamplingSettings(), episode=0, two_model=False, instructions="")
+    with pytest.raises(ConfigError, match=r"guards\[0\]\.params: percept\.inventory\.wood: no"):
+        agent.observe(ToyEnv().reset([0], [0])[0])

@@ -13,8 +13,10 @@ from automem_jax.agent.compass import OFFSETS, bearing, direction_of, place
 from automem_jax.agent.entities import Entities
 from automem_jax.agent.level_map import LevelMap
 from automem_jax.agent.navigation import Explore, GoalNav, Pose
+from automem_jax.agent.observers import OBSERVERS, Scope
 from automem_jax.agent.routes import step_kind
 from automem_jax.agent.surroundings import GlyphMap
+from automem_jax.agent.template import ObserverSpec
 from automem_jax.config import EnvConfig
 from automem_jax.envs.base import Percept
 from automem_jax.envs.grid import Grid, Thing
@@ -430,3 +432,32 @@ def _timed(observer):
     begin = time.thread_time()
     observer.outputs()
     return time.thread_time() - begin
+
+
+def test_observers_that_share_a_map_tell_what_each_would_alone():
+    specs = {
+        "diff": ObserverSpec("obs_diff"),
+        "ground": ObserverSpec("glyph_map"),
+        "pose": ObserverSpec("pose"),
+        "explore": ObserverSpec("explore"),
+        "way": ObserverSpec("goal_nav", {"goals": ("stairs down",)}),
+    }
+    scope = Scope(specs)
+    alone = {name: OBSERVERS[spec.type](**spec.params) for name, spec in specs.items()}
+    frames = [
+        seen(" #####", " #@.>#", " #####"),
+        seen(" #####", " #.@>#", " #####", action="east", step=1),
+        seen(" #####", " #.@>#", " #####", action="south", step=2),
+        seen(" #####", " #.<@#", " #####", action="east", step=3),
+        seen(" #####", " #@..#", " #####", action="down", level="2", step=4),
+    ]
+    for frame in frames:
+        scope.update(frame)
+        for name, observer in alone.items():
+            observer.update(frame)
+            told = observer.outputs()
+            assert set(told) == set(observer.OUTPUTS)
+            for output, value in told.items():
+                assert scope.resolve(f"{name}.{output}") == value, (name, output, frame.step)
+    assert scope.resolve("pose.level") == "2" and scope.where is not None
+    assert Scope({"last": ObserverSpec("action_window")}).where is None

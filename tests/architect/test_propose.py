@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import random
+import re
 
 import pytest
 
@@ -12,11 +13,16 @@ pytest.importorskip("anthropic")
 
 from toy_evolution import TEMPLATE, make_config, noting_episode, run_template
 
+from automem_jax.agent import template
+from automem_jax.agent.actions import REPAIRS
+from automem_jax.agent.grammar import OPERATIONS
+from automem_jax.agent.guards import GUARDS
+from automem_jax.agent.observers import OBSERVERS
 from automem_jax.agent.template import to_data
 from automem_jax.architect import ArchitectError, Context, NoProposal, ProposalError, evolve
 from automem_jax.architect.brief import make_brief
 from automem_jax.architect.catalog import show_file_in_plan
-from automem_jax.architect.propose import ApiArchitect, extract_json
+from automem_jax.architect.propose import ApiArchitect, extract_json, system_prompt
 from automem_jax.architect.render import choose_traces, render_trace
 from automem_jax.config import ArchitectConfig, ConfigError, PolicyConfig
 from automem_jax.policies.loopback import LoopbackServer, Reply
@@ -98,6 +104,20 @@ def test_the_prompt_holds_figures_template_history_and_whole_traces(tmp_path, ki
     assert "You see a lichen." in user
     system = body.get("system") or body["messages"][0]["content"]
     assert "Answer with one JSON object" in system
+
+
+def test_the_architect_is_told_all_that_a_template_may_hold():
+    told = system_prompt()
+    known = [*OBSERVERS, *GUARDS, *REPAIRS, *OPERATIONS, *template.FILE_KINDS, *template.BUILTINS]
+    for cls in OBSERVERS.values():
+        known += [*cls.PARAMS, *cls.OUTPUTS]
+    for kind in GUARDS.values():
+        known += [*kind.needed, *kind.optional]
+    parts = [c for c in vars(template).values() if dataclasses.is_dataclass(c)]
+    known += [field.name for cls in parts for field in dataclasses.fields(cls)]
+    words = set(re.findall(r"\w+", told))
+    assert [name for name in known if name not in words] == []
+    assert "<language>" not in told and "Answer with one JSON object" in told
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from models.tiny import tiny_decoder
 
-from automem_jax.models import lora, quantize
+from automem_jax.models import lora, quantize, weights
 from automem_jax.models.decoder import BaseWeight, logits
 from automem_jax.models.settings import Settings
 
@@ -82,3 +82,18 @@ def test_a_quantised_model_can_be_abstract():
     assert model.layers.up_proj.codes.get_value().shape == (2, 32, 48)
     with pytest.raises(ValueError, match="'fp4'"):
         quantize.quantize_base(tiny_decoder(), "fp4")
+
+
+@pytest.mark.parametrize("kind", quantize.KINDS)
+def test_a_base_is_quantised_while_it_is_read(kind, tmp_path):
+    model = tiny_decoder(qkv_bias=True)
+    weights.save_model(model, tmp_path)
+    loaded, _ = weights.load_model(tmp_path, quantization=kind)
+    assert loaded.quantization == kind and loaded.layers.q_proj.kernel is None
+    unquantised = weights.base_hash(model)
+    quantize.quantize_base(model, kind)
+    np.testing.assert_array_equal(logits(loaded, TOKENS), logits(model, TOKENS))
+    assert weights.base_hash(loaded) == weights.base_hash(model) != unquantised
+    code = model.layers.up_proj.codes
+    code.set_value(code.get_value().at[0, 0, 0].set(1 - code.get_value()[0, 0, 0]))
+    assert weights.base_hash(loaded) != weights.base_hash(model)

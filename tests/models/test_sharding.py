@@ -15,7 +15,8 @@ def test_eight_devices_give_the_loss_and_gradients_of_one():
     tests = Path(__file__).parents[1]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+        + os.environ["AUTOMEM_QUICK_COMPILE"],
         "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)]),
     }
     done = subprocess.run(

@@ -196,7 +196,7 @@ def test_a_text_that_nothing_refers_to_is_forgotten_on_both_sides():
     steps = [full_step(t, f"answer number {t} is longer than a reference") for t in range(40)]
     packed = [packer.pack(step) for step in steps]
     assert unpack(packed) == steps
-    assert len(packer._known.texts) < 60
+    assert len(packer._texts.known.texts) < 60
     with pytest.raises(ValueError, match="which is not known"):
         RecordUnpacker().unpack(packed[-1])
 

@@ -59,12 +59,12 @@ def test_the_samplers_own_tokens_are_learnt_where_they_spell_the_text():
     letters = [tokenizer.encode(letter)[0] for letter in "ab"]
     source = example("see", "ab")
     plain, _ = tokenise(source, tokenizer, "last_turn", 32)
-    own, _ = tokenise(
-        source | {"token_ids": [{"message": 2, "ids": letters}]}, tokenizer, "last_turn", 32
-    )
-    other, _ = tokenise(
-        source | {"token_ids": [{"message": 2, "ids": letters[:1] * 2}]}, tokenizer, "last_turn", 32
-    )
+
+    def with_ids(ids):
+        return source | {"token_ids": [{"message": 2, "ids": ids}]}
+
+    own, _ = tokenise(with_ids(letters), tokenizer, "last_turn", 32)
+    other, _ = tokenise(with_ids(letters[:1] * 2), tokenizer, "last_turn", 32)
     assert len(own) == len(plain) + 1 and own.ids[-3:-1].tolist() == letters
     assert own.weights[-4:].tolist() == [0.0, 1.0, 1.0, 1.0]
     assert other.ids.tolist() == plain.ids.tolist()

@@ -18,12 +18,13 @@ from automem_jax.models.lora import load_adapter
 
 HERE = Path(__file__).parent
 PATH = os.pathsep.join([str(HERE), *filter(None, sys.path)])
+ENVIRONMENT = os.environ | {"PYTHONPATH": PATH, "XLA_FLAGS": os.environ["AUTOMEM_QUICK_COMPILE"]}
 
 
 def start(folder: Path, out: Path, *more: object) -> subprocess.Popen:
     command = [sys.executable, str(HERE / "process_run.py"), str(folder), str(out), *map(str, more)]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": PATH}, **pipe)
+    return subprocess.Popen(command, env=ENVIRONMENT, **pipe)
 
 
 def start_pair(folder: Path, out: Path, *second: object) -> list[subprocess.Popen]:

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("meshes")
     write_examples(folder / "e.jsonl", toy_examples(40))
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    flags = f"--xla_force_host_platform_device_count=8 {os.environ['AUTOMEM_QUICK_COMPILE']}"
     path = os.pathsep.join([str(HERE), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, str(HERE / "mesh_runs.py"), str(folder)],
