@@ -164,12 +164,66 @@ class ArchitectConfig:
 
 
 @dataclass(frozen=True)
-class SelectionConfig:
-    """Loop 2's choice of decisions. `kind` is lineage or random (the control).
+class SignalWeights:
+    """What each signal's vote on a decision weighs; 0 leaves it out. See selection.combine."""
 
-    A decision's credit must reach `min_credit`, and lie `min_standard_errors` above zero where like
-    lines were read in enough episodes to tell; see selection.credit.
+    lineage: float = 1.0
+    followed: float = 0.5
+    avoided_repeat: float = 0.25
+    novelty: float = 0.0
+    outcome: float = 0.0
+    counterfactual: float = 0.0
+    judge: float = 0.0
+    surprise: float = 0.0
+
+
+@dataclass(frozen=True)
+class CounterfactualConfig:
+    """Branching of episodes, where selection.weights.counterfactual is above 0; see rollout.branching.
+
+    `decisions` are measured at most, the best by the other signals first and a share of `explore` by
+    chance, each `continuations` times with and without it, until `max_calls` model calls (0: no limit).
+    `alteration` drop or resample. `horizon` as for branching. An effect counts where its interval of
+    `confidence` lies above 0.
+    """
+
+    decisions: int = 512
+    continuations: int = 16
+    confidence: float = 0.9
+    horizon: int = 0
+    alteration: str = "drop"
+    explore: float = 0.1
+    max_calls: int = 0
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """An API model's ratings, where selection.weights.judge is above 0; see selection.judge.
+
+    `decisions` are rated at most, `batch` in one call; `criteria` replaces what the judge is told to look
+    for, if not empty.
+    """
+
+    decisions: int = 256
+    batch: int = 8
+    criteria: str = ""
+    api: PolicyConfig = field(default_factory=lambda: PolicyConfig(kind="openai"))
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Loop 2's choice of decisions. `kind` is lineage, signals or random (the control).
+
+    lineage: a decision's credit must reach `min_credit`, and lie `min_standard_errors` above zero where
+    like lines were read in enough episodes to tell; see selection.credit.
     The control draws the same number of decisions with the same mix of phases.
+
+    signals: every decision that no gate stops (`gates`: idle, redundant, contradicted) is voted on by
+    the signals with `weights`; its score must reach `min_score`; see selection.combine. Progression counts
+    up to `horizon` steps after a read (0: all), with `discount` a step. `max_near_copies` texts may have
+    a word overlap of `near_copy` or more. Fewer than `min_examples` is an error.
+
+    `workers` processes read the traces (0: by their size).
     """
 
     kind: str = "lineage"
@@ -179,6 +233,17 @@ class SelectionConfig:
     max_per_episode: int = 4
     max_repeats: int = 128
     seed: int = 0
+    weights: SignalWeights = field(default_factory=SignalWeights)
+    gates: tuple[str, ...] = ("idle", "redundant", "contradicted")
+    min_score: float = 0.1
+    horizon: int = 0
+    discount: float = 0.99
+    near_copy: float = 0.8
+    max_near_copies: int = 128
+    min_examples: int = 1
+    counterfactual: CounterfactualConfig = field(default_factory=CounterfactualConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -220,6 +285,11 @@ class TrainingConfig:
     first_fit (in the order of the shuffle). Items of a row that begin with `share_prefix` equal
     tokens have them computed once; 0: never.
 
+    `objective` sft, weighted_sft or dpo: see training.objectives. weighted_sft takes an example's weight
+    from its `weight_signal`, by `weighting` linear or advantage (exp(signal / `weight_beta`)), at most
+    `max_weight`: see training.weighting. dpo trains on pairs, with `dpo_beta`. `kl_weight` holds the
+    specialist near the base on the tokens it is trained on; 0: nothing does.
+
     `heldout_share` of the episodes is held out and scored every `heldout_every` steps (0:
     with every checkpoint); the best adapter is kept. After `patience` scores that are no
     better than the best, training stops (0: never).
@@ -232,6 +302,13 @@ class TrainingConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     loss: str = "last_turn"
+    objective: str = "sft"
+    weight_signal: str = "weight"
+    weighting: str = "linear"
+    weight_beta: float = 0.5
+    max_weight: float = 10.0
+    dpo_beta: float = 0.1
+    kl_weight: float = 0.0
     epochs: int = 4
     learning_rate: float = 5e-5
     schedule: str = "cosine"
@@ -252,6 +329,46 @@ class TrainingConfig:
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class RecipesConfig:
+    """Loop 2's outer search, see recipes.search. `kind` local (priors, then steps from the best) or
+    api (`api` says which server).
+
+    At most `proposals` recipes are tried an iteration, in `rungs` trainings of growing length; `survivors`
+    of them play the gate seeds. `validation_share` of the collected episodes scores recipes and trains
+    none. `artifact_reads`: how many times an API architect may ask for artifacts of the ledger.
+    Episodes for recipes that regenerate their data have seeds from `regenerate_start` on.
+    """
+
+    kind: str = "local"
+    iterations: int = 2
+    proposals: int = 4
+    rungs: int = 2
+    survivors: int = 1
+    validation_share: float = 0.15
+    regenerate_start: int = 50_000
+    confidence: float = 0.95
+    bootstrap_samples: int = 10_000
+    artifact_reads: int = 4
+    api: PolicyConfig = field(default_factory=lambda: PolicyConfig(kind="openai"))
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Online rounds after loop 2: the specialist collects, is selected from, and is trained on. 0: none.
+
+    Round r plays `episodes` seeds from `first_seed` + (r - 1) * `episodes`. `kl_weight` guards drift while
+    training; where the specialist has left the base by more than `max_kl` nats a memory token, the round is
+    dropped and no other follows.
+    """
+
+    rounds: int = 0
+    episodes: int = 64
+    first_seed: int = 40_000
+    kl_weight: float = 0.1
+    max_kl: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -280,6 +397,8 @@ class ExperimentConfig:
     architect: ArchitectConfig = field(default_factory=ArchitectConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    recipes: RecipesConfig = field(default_factory=RecipesConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
@@ -397,6 +516,15 @@ def check(config: ExperimentConfig) -> None:
         ("training.heldout_every", config.training.heldout_every, 0),
         ("training.patience", config.training.patience, 0),
         ("training.loss_chunk", config.training.loss_chunk, 1),
+        ("recipes.iterations", config.recipes.iterations, 1),
+        ("recipes.proposals", config.recipes.proposals, 1),
+        ("recipes.rungs", config.recipes.rungs, 1),
+        ("recipes.survivors", config.recipes.survivors, 1),
+        ("recipes.regenerate_start", config.recipes.regenerate_start, 0),
+        ("recipes.artifact_reads", config.recipes.artifact_reads, 0),
+        ("online.rounds", config.online.rounds, 0),
+        ("online.episodes", config.online.episodes, 1),
+        ("online.first_seed", config.online.first_seed, 0),
         ("training.checkpoint_every", config.training.checkpoint_every, 1),
         ("training.keep_checkpoints", config.training.keep_checkpoints, 1),
         ("training.mesh.data", config.training.mesh.data, 1),
@@ -404,6 +532,18 @@ def check(config: ExperimentConfig) -> None:
         ("training.mesh.tensor", config.training.mesh.tensor, 1),
         ("training.mesh.sequence", config.training.mesh.sequence, 1),
         ("training.mesh.slices", config.training.mesh.slices, 1),
+        ("selection.max_examples", config.selection.max_examples, 1),
+        ("selection.min_examples", config.selection.min_examples, 1),
+        ("selection.max_near_copies", config.selection.max_near_copies, 1),
+        ("selection.horizon", config.selection.horizon, 0),
+        ("selection.workers", config.selection.workers, 0),
+        (
+            "selection.counterfactual.continuations",
+            config.selection.counterfactual.continuations,
+            1,
+        ),
+        ("selection.counterfactual.horizon", config.selection.counterfactual.horizon, 0),
+        ("selection.judge.batch", config.selection.judge.batch, 1),
     ):
         if value < low:
             raise ConfigError(f"config.{place}: must be at least {low}, got {value}")
@@ -415,8 +555,22 @@ def check(config: ExperimentConfig) -> None:
         ("policy.kind", config.policy.kind, ("local", "openai", "anthropic")),
         ("architect.kind", config.architect.kind, ("catalog", "api")),
         ("architect.api.kind", config.architect.api.kind, ("openai", "anthropic")),
-        ("selection.kind", config.selection.kind, ("lineage", "random")),
+        ("recipes.kind", config.recipes.kind, ("local", "api")),
+        ("recipes.api.kind", config.recipes.api.kind, ("openai", "anthropic")),
+        ("selection.kind", config.selection.kind, ("lineage", "signals", "random")),
+        *(
+            ("selection.gates", gate, ("idle", "redundant", "contradicted"))
+            for gate in config.selection.gates
+        ),
+        (
+            "selection.counterfactual.alteration",
+            config.selection.counterfactual.alteration,
+            ("drop", "resample"),
+        ),
+        ("selection.judge.api.kind", config.selection.judge.api.kind, ("openai", "anthropic")),
         ("training.loss", config.training.loss, ("last_turn", "all_assistant_turns", "memory_ops")),
+        ("training.objective", config.training.objective, ("sft", "weighted_sft", "dpo")),
+        ("training.weighting", config.training.weighting, ("linear", "advantage")),
         (
             "training.lora.targets",
             config.training.lora.targets,
@@ -453,12 +607,53 @@ def check(config: ExperimentConfig) -> None:
             f"config.env.task: {config.env.task!r} is no task of {config.env.name!r}; set env.task to "
             f"{own.get(config.env.name, 'its own name')!r}"
         )
+    _check_selection(config.selection)
     _check_training(config.training)
+    _check_rounds(config, sets)
     if not 0 <= config.sampling.min_p < 1 or not 0 < config.sampling.top_p <= 1:
         raise ConfigError(
             f"config.sampling: top_p {config.sampling.top_p} must be in (0, 1], "
             f"min_p {config.sampling.min_p} in [0, 1)"
         )
+
+
+def _check_rounds(config: ExperimentConfig, sets: dict[str, range]) -> None:
+    if not 0 < config.recipes.validation_share < 1:
+        raise ConfigError(
+            f"config.recipes.validation_share: must be in (0, 1), got {config.recipes.validation_share}"
+        )
+    online = config.online
+    if online.rounds:
+        played = range(online.first_seed, online.first_seed + online.rounds * online.episodes)
+        for first, second, shared in shared_seeds({"online": played, **sets}):
+            raise ConfigError(
+                f"config.online: its rounds play seeds {shared.start}..{shared.stop - 1} of "
+                f"config.seeds.{second if first == 'online' else first}; move online.first_seed"
+            )
+    if online.kl_weight < 0 or online.max_kl <= 0:
+        raise ConfigError("config.online: kl_weight must be at least 0, max_kl above 0")
+
+
+def _check_selection(selection: SelectionConfig) -> None:
+    if not 0 < selection.discount <= 1 or not 0 < selection.near_copy <= 1:
+        raise ConfigError(
+            f"config.selection: discount {selection.discount} and near_copy {selection.near_copy} must "
+            "be in (0, 1]"
+        )
+    branching = selection.counterfactual
+    if not 0 <= branching.explore <= 1 or not 0 < branching.confidence < 1:
+        raise ConfigError(
+            f"config.selection.counterfactual: explore {branching.explore} must be in [0, 1], "
+            f"confidence {branching.confidence} in (0, 1)"
+        )
+    weights = dataclasses.asdict(selection.weights)
+    if selection.kind == "signals" and not any(weights.values()):
+        raise ConfigError("config.selection.weights: every weight is 0; give a signal one")
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise ConfigError(
+                f"config.selection.weights.{name}: must be finite and at least 0, got {weight}"
+            )
 
 
 def _check_training(training: TrainingConfig) -> None:
@@ -468,6 +663,22 @@ def _check_training(training: TrainingConfig) -> None:
     ):
         if not 0 <= value < below:
             raise ConfigError(f"config.training.{place}: must be in [0, {below:g}), got {value}")
+    for place, value in (
+        ("weight_beta", training.weight_beta),
+        ("max_weight", training.max_weight),
+        ("dpo_beta", training.dpo_beta),
+    ):
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"config.training.{place}: must be finite and above 0, got {value}")
+    if not 0 <= training.kl_weight < float("inf"):
+        raise ConfigError(
+            f"config.training.kl_weight: must be finite and at least 0, got {training.kl_weight}"
+        )
+    if training.objective == "dpo" and training.loss == "all_assistant_turns":
+        raise ConfigError(
+            "config.training.loss: 'all_assistant_turns' trains on turns that both answers of a pair "
+            "share; use 'last_turn' or 'memory_ops' with training.objective 'dpo'"
+        )
     if training.patience and not training.heldout_share:
         raise ConfigError(
             f"config.training.patience: {training.patience} needs held-out items to watch; set "

@@ -4,33 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from automem_jax.agent.template import Template, load_template
 from automem_jax.agent.validate import check
-from automem_jax.config import ConfigError, ExperimentConfig, seed_sets, unknown_key
-from automem_jax.files import write_json
+from automem_jax.config import (
+    ConfigError,
+    ExperimentConfig,
+    SelectionConfig,
+    seed_sets,
+    unknown_key,
+)
+from automem_jax.files import write_atomically, write_json
 from automem_jax.policies.prices import ModelUsage
 from automem_jax.progress import Progress
 from automem_jax.rollout.runner import SERVED, Runner
 
+# Under train/: what the recipe search and the online rounds found best.
+RECIPE, ONLINE = "recipe", "online"
 BASE_ALONE = "none"  # names no adapter, also where a server has one
 _ARMS = {  # template and adapter of each arm
     "base_v0": ("", ""),
     "base_best": ("best", ""),
     "specialist_best": ("best", "lineage"),
     "control_best": ("best", "random"),
+    "specialist_recipe": ("best", RECIPE),
+    "specialist_online": ("best", ONLINE),
 }
+_TRAINED_ON = "specialist_on_"  # followed by a selection's name: signals, signals-without-lineage
 COMPARISONS = (
     ("base_best", "base_v0"),
     ("specialist_best", "base_v0"),
     ("specialist_best", "base_best"),
     ("specialist_best", "control_best"),
     ("control_best", "base_best"),
+    ("specialist_recipe", "base_best"),
+    ("specialist_recipe", "specialist_best"),
+    ("specialist_online", "base_best"),
+    ("specialist_online", "specialist_best"),
     ("base_v0", "window"),
     ("specialist_best", "window"),
     ("base_v0", "window_cot"),
@@ -68,6 +84,8 @@ class Stages:
         for kind in ("lineage", "random"):
             self.select(kind)
             self.train(kind)
+        if self.config.online.rounds:
+            self.online()
         self.evaluate()
         self.report()
         print(
@@ -137,7 +155,8 @@ class Stages:
         Raises:
           ConfigError: there are no collected traces yet, or no lineage selection for the control.
         """
-        from automem_jax.selection.examples import REPORT_FILE, select
+        from automem_jax.evaluation.attribution import Measurements, split_kind, without
+        from automem_jax.selection.examples import REPORT_FILE, scan_signals, select
 
         self._needs_memory("select")
         out_dir = self.workdir / "select" / kind
@@ -158,17 +177,29 @@ class Stages:
             print(
                 f"warning: {len(paths)} of {len(names)} collect episodes are there; selecting from them"
             )
-        match = self.workdir / "select" / "lineage" / REPORT_FILE
-        if kind == "random" and not match.exists():
+        name, signal = split_kind(kind)
+        settings = dataclasses.replace(self.config.selection, kind=name)
+        if signal:
+            settings = without(settings, signal)
+        matches = [self.workdir / "select" / k / REPORT_FILE for k in ("lineage", "signals")]
+        match = next((path for path in matches if path.exists()), matches[0])
+        if name == "random" and not match.exists():
             raise ConfigError(f"{match} does not exist; run `automem select --kind=lineage` first")
-        forbidden = {seed for name in ("search", "gate", "heldout") for seed in self.seeds[name]}
+        forbidden = {s for other in ("search", "gate", "heldout") for s in self.seeds[other]}
         with self._stage(f"select {kind}"):
+            episodes, measured = None, Measurements()
+            if name == "signals" and {"counterfactual", "judge"} & _weighed(settings):
+                episodes = scan_signals(paths, settings, forbidden_seeds=forbidden)
+                measured = self._measure(episodes, settings, template)
             report = select(
                 paths,
-                dataclasses.replace(self.config.selection, kind=kind),
+                settings,
                 out_dir,
                 forbidden_seeds=forbidden,
-                match=match if kind == "random" else None,
+                match=match if name == "random" else None,
+                episodes=episodes,
+                counterfactual=measured.counterfactual,
+                ratings=measured.ratings,
             )
         phases = ", ".join(f"{n} {phase}" for phase, n in report.phases.items())
         print(
@@ -176,6 +207,20 @@ class Stages:
             f"{report.episodes_used} of {report.traces} episodes"
         )
         return Path(report.examples)
+
+    def _measure(self, episodes: Sequence[Any], settings: SelectionConfig, template: Template):
+        """Branches episodes and asks the judge, as far as the signals' weights and budgets say."""
+        from automem_jax.architect.propose import make_endpoint
+        from automem_jax.evaluation.attribution import measure_decisions
+
+        folder = self.workdir / "select" / "measured"
+        return measure_decisions(
+            episodes,
+            settings,
+            folder,
+            branch=lambda points, how: self.runner.branch(template, points, how, folder),
+            make_judge=lambda: self.runner.hold("judge", make_endpoint(settings.judge.api)),
+        )
 
     def train(self, kind: str) -> Path:
         """Loop 2: the adapter trained on select/<kind> goes to train/<kind>/adapter.safetensors.
@@ -190,44 +235,219 @@ class Stages:
             raise ConfigError(
                 f"{examples} does not exist; run `automem select --kind={kind}` with this --workdir first"
             )
-        title = "specialist" if kind == "lineage" else "control"
-        with self._stage(f"train {kind}"):
-            progress = None
-
-            def report(step: int, total: int, figures: dict[str, float]) -> None:
-                nonlocal progress
-                if progress is None:
-                    progress = stack.enter_context(Progress(f"train {title}", total, "steps"))
-                progress.update(
-                    step, {"loss": figures["loss"], "tokens/s": figures["tokens_per_s"]}
-                )
-
-            with contextlib.ExitStack() as stack:
-                result = train(
-                    self.config.training,
-                    self.runner.model,
-                    self.runner.tokenizer,
-                    examples,
-                    self.workdir / "train" / kind,
-                    progress=report,
-                )
+        if self.config.training.objective == "dpo":
+            examples = self._pairs(examples)
+        title = "control" if kind == "random" else "specialist"
+        with self._stage(f"train {kind}"), self._steps_shown(f"train {title}") as report:
+            result = train(
+                self.config.training,
+                self.runner.model,
+                self.runner.tokenizer,
+                examples,
+                self.workdir / "train" / kind,
+                progress=report,
+            )
         print(
             f"train {kind}: {result.items} items, {result.steps} steps, last loss "
             f"{result.final_loss:.4f}; base {result.base_hash[:16]} unchanged"
         )
         return result.adapter
 
-    def evaluate(self) -> None:
-        """Plays every arm on the held-out seeds, writes results.json and prints the table."""
+    @contextlib.contextmanager
+    def _steps_shown(self, title: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+        """What training reports to: a bar, begun with the first step."""
+        bar = None
+
+        def report(step: int, total: int, figures: dict[str, float]) -> None:
+            nonlocal bar
+            if bar is None or step == 1:
+                stack.close()
+                bar = stack.enter_context(Progress(title, total, "steps"))
+            bar.update(step, {"loss": figures["loss"], "tokens/s": figures["tokens_per_s"]})
+
+        with contextlib.ExitStack() as stack:
+            yield report
+
+    def _pairs(self, examples: Path) -> Path:
+        """Pairs of what was kept against what was dropped, from the traces that were selected from."""
+        from automem_jax.recipes.preferences import write_pairs
+
+        template = self.template("best" if self._evolved().exists() else "")
+        folder = self.workdir / "traces" / "collect" / template.id
+        names = [f"{self.config.env.task}-{seed}.jsonl" for seed in self.seeds["collect"]]
+        pairs = examples.with_name("pairs.jsonl")
+        count = write_pairs(examples, [folder / n for n in names if (folder / n).exists()], pairs)
+        print(f"{count} pairs of kept and dropped decisions at the same prompt: {pairs}")
+        return pairs
+
+    def recipes(self, given: Sequence[Any] | None = None) -> None:
+        """Loop 2's outer search; the best adapter goes to train/recipe.
+
+        Args:
+          given: recipes as data, in place of proposed ones.
+
+        Raises:
+          ConfigError: nothing was collected yet, the policy cannot load adapters, or a given recipe may
+            not be tried.
+        """
+        from automem_jax.recipes.architect import ApiProposer
+        from automem_jax.recipes.constraints import check_recipe
+        from automem_jax.recipes.proposers import GivenProposer, LocalProposer
+        from automem_jax.recipes.recipe import recipe_from_data
+        from automem_jax.recipes.search import search
+        from automem_jax.recipes.workshop import OwnWorkshop
+
+        self._needs_memory("recipes")
+        self._needs_local("recipes")
+        for data in given or ():
+            check_recipe(recipe_from_data(data, self.config), self.config)
+        if given:
+            proposer = GivenProposer(given)
+        elif self.config.recipes.kind == "api":
+            proposer = ApiProposer(self.config.recipes)
+        else:
+            proposer = LocalProposer()
+        template = self.template("best" if self._evolved().exists() else "")
+        with self._stage("recipes"), self._steps_shown("recipe") as report:
+            workshop = OwnWorkshop(
+                self.config,
+                self.workdir,
+                self.runner,
+                template,
+                report,
+                functools.partial(self._select_measured, template),
+            )
+            best = search(self.config, self.workdir, workshop, proposer)
+        if best.adapter is not None:
+            target = self.workdir / "train" / RECIPE / best.adapter.name
+            write_atomically(target, best.adapter.read_bytes())
+        scores = best.played.progression
+        mean = sum(scores.values()) / max(1, len(scores))
+        print(f"recipes: best is {best.name}, {100 * mean:.1f} % on the gate seeds")
+
+    def online(self) -> None:
+        """Online rounds from selection.kind's specialist on; the last adapter kept: train/online."""
+        from automem_jax.recipes.online import run_rounds
+
+        self._needs_memory("online")
+        self._needs_local("online")
+        if not self.config.online.rounds:
+            raise ConfigError("config.online.rounds: 0 asks for no round; set it to 1 or more")
+        template = self.template("best" if self._evolved().exists() else "")
+        kind = self.config.selection.kind
+        first = self.adapter("lineage" if kind == "random" else kind)
+        choose = functools.partial(self._select_measured, template)
+        with self._stage("online"):
+            rounds, best = run_rounds(
+                self.config, self.workdir, self.runner, template, first, choose
+            )
+        write_atomically(self.workdir / "train" / ONLINE / best.name, best.read_bytes())
+        for done in rounds:
+            if not done.examples:
+                print(f"online round {done.number}: nothing to train on: {done.reason}")
+                continue
+            print(
+                f"online round {done.number}: {done.examples} examples, {done.steps} steps, loss "
+                f"{done.loss:.4f}, KL to the base {done.kl:.3f} nats a token; "
+                + ("kept" if done.kept else f"dropped: {done.reason}")
+            )
+
+    def _select_measured(
+        self,
+        template: Template,
+        paths: Sequence[Path],
+        settings: SelectionConfig,
+        out_dir: Path,
+        **more,
+    ):
+        """selection.select, with what the signals' weights ask to be measured first."""
+        from automem_jax.selection.examples import scan_signals, select
+
+        if settings.kind == "signals" and {"counterfactual", "judge"} & _weighed(settings):
+            forbidden = more.get("forbidden_seeds", ())
+            episodes = scan_signals(paths, settings, forbidden_seeds=forbidden)
+            measured = self._measure(episodes, settings, template)
+            more |= {
+                "episodes": episodes,
+                "counterfactual": measured.counterfactual,
+                "ratings": measured.ratings,
+            }
+        return select(paths, settings, out_dir, **more)
+
+    def _needs_local(self, stage: str) -> None:
+        """Raises ConfigError where a server would have to load the adapters that are trained here."""
+        if self.config.policy.kind != "local":
+            raise ConfigError(
+                f"config.policy.kind: {stage} plays adapters as it trains them and needs 'local', got "
+                f"{self.config.policy.kind!r}"
+            )
+
+    def attribute(self) -> Path:
+        """Trains every variant of the selection, evaluates all of them, and writes attribution.json beside
+        results.json: what each signal is worth, the specialists' actions, the base's logits."""
+        from automem_jax.models.lora import load_adapter, with_adapters
+        from automem_jax.recipes import attribution
+
+        self._needs_memory("attribute")
+        self._needs_local("attribute")
+        kinds = attribution.variants(self.config.selection)
+        hashes = [attribution.base_logits_hash(self.runner.model)]
+        for kind in kinds:
+            self.select(kind)
+            self.train(kind)
+        trained = {
+            {"lineage": "specialist_best", "random": "control_best"}.get(
+                kind, f"{_TRAINED_ON}{kind}"
+            ): kind
+            for kind in kinds
+        }
+        results = self.evaluate(("base_v0", "base_best", *trained))
+        hashes.append(attribution.base_logits_hash(self.runner.model))
+        emissions = {}
+        for arm, kind in trained.items():
+            emissions[arm] = attribution.action_emission(self.workdir / "traces" / "evaluate" / arm)
+            specialist = with_adapters(self.runner.model, [load_adapter(self.adapter(kind))])
+            hashes.append(attribution.base_logits_hash(specialist, adapter_ids=0))
+        found = attribution.findings(results, emissions, hashes)
+        path = self.workdir / "attribution.json"
+        write_json(path, found)
+        for arm, counts in emissions.items():
+            print(
+                f"{arm}: wrote an action in {counts.emitted} of {counts.turns} memory turns, "
+                f"{counts.committed} of them were taken"
+            )
+        print(
+            f"base logits identical with and without adapters: {found['base_logits']['identical']}"
+        )
+        return path
+
+    def evaluate(self, arms: Sequence[str] = ()) -> dict[str, Any]:
+        """Plays every arm on the held-out seeds, writes results.json and prints the table.
+
+        Args:
+          arms: in place of evaluation.arms.
+        """
         from automem_jax.evaluation.evaluate import Arm, evaluate, print_table
 
         settings = self.config.evaluation
         own = self.config.agent.kind
         baselines = settings.baselines if own == "memory" else (own, *settings.baselines)
-        arms = [self._arm(name) for name in settings.arms] if own == "memory" else []
+        named = arms or settings.arms
+        arms = [self._arm(name) for name in named] if own == "memory" else []
         arms += [Arm(kind, self.template(""), None, kind) for kind in dict.fromkeys(baselines)]
         names = [arm.name for arm in arms]
         comparisons = [pair for pair in COMPARISONS if all(name in names for name in pair)]
+        comparisons += [
+            pair
+            for name in names
+            if name.startswith(_TRAINED_ON)
+            for pair in (
+                (name, "base_best"),
+                (name, "control_best"),
+                (name, f"{_TRAINED_ON}signals"),
+            )
+            if pair[1] in names and pair[1] != name
+        ]
 
         def run_arm(arm: Arm, seeds: Sequence[int], out_dir: Path) -> None:
             self.runner.run(
@@ -240,6 +460,7 @@ class Stages:
             )
         print_table(results)
         self._print_headline(results)
+        return results
 
     def _print_headline(self, results: dict[str, Any]) -> None:
         """What improved, in one line, and that the base did not change."""
@@ -258,9 +479,9 @@ class Stages:
     def _arm(self, name: str):
         from automem_jax.evaluation.evaluate import Arm
 
-        if name not in _ARMS:
+        template, adapter = _ARMS.get(name, ("best", name.removeprefix(_TRAINED_ON)))
+        if name not in _ARMS and not name.startswith(_TRAINED_ON):
             raise ConfigError(f"config.evaluation.arms: {unknown_key(name, _ARMS)}")
-        template, adapter = _ARMS[name]
         return Arm(name, self.template(template), self.adapter(adapter))
 
     def _needs_memory(self, stage: str) -> None:
@@ -359,6 +580,11 @@ class Stages:
             stages[name] = round(stages.get(name, 0.0) + time.monotonic() - started, 2)
             write_json(path, {"stages": stages})
             self._record_usage(name)
+
+
+def _weighed(settings: SelectionConfig) -> set[str]:
+    """Signals with a weight."""
+    return {name for name, weight in dataclasses.asdict(settings.weights).items() if weight > 0}
 
 
 def _peak_memory_gib() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from automem_jax.agent.grammar import OPERATIONS
+from automem_jax.agent.grammar import OPERATIONS, parse
 from automem_jax.agent.template import Template, operations_of
 from automem_jax.agent.validate import operations_offered
 from automem_jax.envs.base import Percept
+from automem_jax.policies.base import Policy
 from automem_jax.text.messages import Completion, Request, RequestKey
 
 
@@ -50,6 +52,82 @@ class ScriptedPolicy:
             prompt_tokens=sum(len(m.content.split()) for m in request.messages),
             completion_tokens=len(answer.split()),
         )
+
+
+class ChoicePolicy(ScriptedPolicy):
+    """Draws each answer from the few that `choices(request)` lists with their probabilities.
+
+    What is drawn is a function of `run_seed` and the request's key, so requests of equal keys draw with
+    the same number. The list lets a test enumerate every way an episode can go.
+    """
+
+    def __init__(
+        self,
+        choices: Callable[[Request], Sequence[tuple[str, float]]],
+        run_seed: int = 0,
+        max_batch: int = 1024,
+    ) -> None:
+        super().__init__(self._draw, max_batch)
+        self.choices = choices
+        self._run_seed = run_seed
+
+    def _complete(self, request: Request) -> Completion:
+        completion = super()._complete(request)
+        self.requests.clear()
+        return completion
+
+    def _draw(self, request: Request) -> str:
+        key, options = request.key, self.choices(request)
+        name = f"{self._run_seed} {key.episode} {key.step} {key.phase} {key.turn}"
+        texts, weights = zip(*options, strict=True)
+        return random.Random(name).choices(texts, weights)[0]
+
+
+class PlantedPolicy:
+    """Passes requests on to a policy and puts bad memory decisions in the place of some of its answers.
+
+    Args:
+      policy: what answers. plant: (request, answer, random source) -> a bad text to put in its place, or
+        None to leave the answer. rate: share of the memory decisions (answers that hold an operation)
+        that are replaced where `plant` has something.
+
+    Attributes:
+      planted: keys of the replaced answers.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        plant: Callable[[Request, Completion, random.Random], str | None],
+        rate: float = 0.3,
+    ) -> None:
+        self.max_batch = policy.max_batch
+        self.planted: set[RequestKey] = set()
+        self._policy, self._plant, self._rate = policy, plant, rate
+
+    def complete(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answers in order."""
+        answers = self._policy.complete(requests)
+        return [self._spoilt(r, a) for r, a in zip(requests, answers, strict=True)]
+
+    def _spoilt(self, request: Request, answer: Completion) -> Completion:
+        key = request.key
+        source = random.Random(f"planted {key.episode} {key.step} {key.phase} {key.turn}")
+        if source.random() >= self._rate or not parse(answer.text).operations:
+            return answer
+        text = self._plant(request, answer, source)
+        if text is None:
+            return answer
+        self.planted.add(key)
+        return dataclasses.replace(answer, text=text, token_ids=(), logprobs=())
+
+    def describe(self) -> dict[str, Any]:
+        """The inner policy's identity, marked."""
+        return self._policy.describe() | {"planted": self._rate}
+
+    def close(self) -> None:
+        """Closes the inner policy."""
+        self._policy.close()
 
 
 class ScriptedPlayer(ScriptedPolicy):
@@ -223,6 +301,17 @@ class ToyEnv:
     def progression(self, slot: int) -> float:
         """1.0 once solved."""
         return self._percepts[slot].progression
+
+    def snapshot(self, slot: int) -> tuple[int, Percept]:
+        """Seed and percept, which are all there is to an episode; see TextEnv."""
+        if slot not in self._percepts:
+            raise ValueError(f"slot {slot} was never reset; call reset first")
+        return self._seeds[slot], self._percepts[slot]
+
+    def restore(self, slot: int, snapshot: tuple[int, Percept]) -> Percept:
+        """Goes on from a snapshot; see TextEnv."""
+        self._seeds[slot], self._percepts[slot] = snapshot
+        return snapshot[1]
 
     def close(self) -> None:
         """Nothing to free."""

@@ -8,6 +8,7 @@ writes is stripped, and the base (role "gameplay") sees the same conversation an
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,6 +172,25 @@ class Agent:
         if percept is not None and percept is not self._percept:
             self._see(percept)
         return end_record(percept, error, self._tokens, self._stats, self._changed)
+
+    def fork(self, episode: int | None = None) -> Agent:
+        """A copy that goes on by itself, from between two steps.
+
+        Args:
+          episode: names the copy's requests; unless given, they have this agent's names.
+
+        Raises:
+          ValueError: a request is in flight.
+        """
+        if self._conversation is not None:
+            raise ValueError("a request is in flight; fork before observe")
+        shared = (self.template, self._budget, self._sampling, self._percept)
+        shared += tuple(self.template.files.values())
+        memo: dict[int, Any] = {id(item): item for item in shared}
+        memo[id(self._record)] = {}  # the last step's, which the caller holds
+        other = copy.deepcopy(self, memo)
+        other._episode = self._episode if episode is None else episode
+        return other
 
     def scene(self, operations: Sequence[str]) -> prompts.Scene:
         """What a prompt that offers these operations is rendered from, after `observe`."""

@@ -231,6 +231,12 @@ class MemoryStore:
         """Ticks a checklist's item on the system's behalf."""
         self._check(name, item)
 
+    def hide(self, ids: Iterable[int]) -> None:
+        """Takes lines away wherever they stand, for a copy that must not show them."""
+        hidden = set(ids)
+        for name, file in self._files.items():
+            self._table.remove(name, [number for number in file.lines if number in hidden])
+
     def prune(self) -> None:
         """Cuts files above `hard_lines` down to their pinned lines and their last `keep_lines`."""
         for name, file in self._files.items():

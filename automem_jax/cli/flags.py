@@ -105,7 +105,8 @@ def record_config(experiment: Experiment) -> None:
     """
     path = experiment.workdir / "config.json"
     now = json.loads(json.dumps(dataclasses.asdict(experiment.config)))
-    for policy in (now["policy"], now["architect"]["api"]):
+    apis = (now["architect"]["api"], now["recipes"]["api"], now["selection"]["judge"]["api"])
+    for policy in (now["policy"], *apis):
         policy["base_url"] = public_url(policy["base_url"])
     if path.exists():
         try:
@@ -130,11 +131,11 @@ _FREE_TO_CHANGE = frozenset(
         f"training.{name}"
         for name in ("attention", "checkpoint_every", "keep_checkpoints", "loss_chunk")
     }
-    | {"training.microbatch_rows", "training.remat"}
+    | {"training.microbatch_rows", "training.remat", "selection.workers"}
     | {f"evaluation.{name}" for name in ("arms", "baselines", "confidence", "bootstrap_samples")}
     | {
         f"{place}.{name}"
-        for place in ("policy", "architect.api")
+        for place in ("policy", "architect.api", "recipes.api", "selection.judge.api")
         for name in config_lib.CONNECTION_FIELDS
     }
 )

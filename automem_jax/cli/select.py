@@ -1,6 +1,9 @@
 """Loop 2: picks memory decisions from the collected traces.
 
-Examples go to WORKDIR/select/KIND/examples.jsonl, counts and reasons to selection.json beside it.
+Examples go to WORKDIR/select/KIND/examples.jsonl, counts and reasons to selection.json beside it. Kind
+signals also writes signals.jsonl, a row a decision with all that is known of it; what has a weight in
+selection.weights is measured first, within its budget. --without=SIGNAL leaves one signal out and goes to
+select/signals-without-SIGNAL, which `automem train --kind` and the arm specialist_on_... take.
 --preview then shows which tokens of the first ones are learnt, and with which weight, in the terminal and
 in preview.html.
 """
@@ -19,9 +22,10 @@ if TYPE_CHECKING:
 _KIND = flags.stage_flag(
     "kind",
     "",
-    "'lineage', or 'random' for the control of the same size. Empty: selection.kind.",
-    ["", "lineage", "random"],
+    "'lineage', 'signals', or 'random' for the control of the same size. Empty: selection.kind.",
+    ["", "lineage", "signals", "random"],
 )
+_WITHOUT = flags.stage_flag("without", "", "Signal or gate to leave out of kind signals.")
 _PREVIEW = flags.stage_flag("preview", False, "Show which tokens of the examples are learnt.")
 _PREVIEW_COUNT = flags.stage_flag("preview_count", "5", "How many examples --preview shows.")
 
@@ -30,7 +34,12 @@ def main(experiment: flags.Experiment) -> None:
     flags.require_workdir(experiment)
     flags.record_config(experiment)
     with stages.Stages(experiment.config, experiment.workdir) as loop:
-        examples = loop.select(_KIND.value or experiment.config.selection.kind)
+        from automem_jax.evaluation.attribution import WITHOUT
+
+        kind = _KIND.value or experiment.config.selection.kind
+        if _WITHOUT.value and kind != "signals":
+            raise flags.UsageError(f"--without={_WITHOUT.value} needs --kind=signals, got {kind!r}")
+        examples = loop.select(f"{kind}{WITHOUT}{_WITHOUT.value}" if _WITHOUT.value else kind)
         if _PREVIEW.value:
             show_preview(examples, loop.runner.tokenizer, experiment.config.training.loss)
 

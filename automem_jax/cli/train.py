@@ -14,7 +14,9 @@ from automem_jax import stages
 from automem_jax.cli import flags
 
 _KIND = flags.stage_flag(
-    "kind", "", "Which selection to train on. Empty: selection.kind.", ["", "lineage", "random"]
+    "kind",
+    "",
+    "Which selection to train on: a directory of WORKDIR/select. Empty: selection.kind.",
 )
 _COORDINATOR = flags.stage_flag("coordinator", "", "HOST:PORT of process 0, for several processes.")
 _PROCESSES = flags.stage_flag("processes", "", "How many processes train together.")

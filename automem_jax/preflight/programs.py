@@ -30,6 +30,7 @@ from automem_jax.sampling.stop_strings import StopTable
 from automem_jax.sampling.token_choice import ChoiceSettings
 from automem_jax.sharding import DEFAULT_RULES, activation_spec, variable_sharding
 from automem_jax.training.feed import BY_TOKEN
+from automem_jax.training.objectives import EXTRA_FIELDS, objective_of
 from automem_jax.training.optimizer import make_optimizer
 from automem_jax.training.step import Partition, TrainState, make_train_step, partition
 
@@ -101,6 +102,7 @@ def lower_training(
         loss_chunk=training.loss_chunk,
         dropout=training.lora.dropout > 0,
         mesh=mesh,
+        objective=objective_of(training),
     )
     state = abstract_state(parts, optimizer, mesh)
     batch = abstract_batch(training, mesh, labels, nested)
@@ -139,19 +141,23 @@ def abstract_state(
     return TrainState(step, params, opt_state, placed(key, replicated))
 
 
+_FLOATS = ("label_weights", "label_counts", "label_shares", "pair_weights")
+
+
 def abstract_batch(
     training: TrainingConfig, mesh: Mesh, labels: int, nested: bool
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """What `training.feed` hands to the step."""
     seen = "ends" if nested else "segment_ids"
     widths = {name: training.row_tokens for name in ("tokens", "positions", seen)}
-    widths |= {name: labels for name in ("predict_at", "labels", "label_weights")}
+    extra = EXTRA_FIELDS[training.objective]
+    widths |= {name: labels for name in ("predict_at", "labels", "label_weights", *extra)}
     batch = {}
     for name, width in widths.items():
         axes = ("batch", "time" if name in BY_TOKEN else None)
         batch[name] = jax.ShapeDtypeStruct(
             (training.batch_rows, width),
-            jnp.float32 if name == "label_weights" else jnp.int32,
+            jnp.float32 if name in _FLOATS else jnp.int32,
             sharding=NamedSharding(mesh, DEFAULT_RULES.spec(axes)),
         )
     return batch

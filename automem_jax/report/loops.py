@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from automem_jax.report.attempts import Attempt, attempts
+from automem_jax.report.chosen import selection_details
 from automem_jax.report.figures import line_plot
 from automem_jax.report.material import Material, Selection, kind_style
 from automem_jax.report.page import (
@@ -51,6 +52,7 @@ def selection(material: Material) -> Html:
         parts.append(
             table(("reason", "decisions"), rows) if rows else missing("None was rejected.")
         )
+        parts.append(selection_details(chosen.report))
         parts.append(_examples(kind, chosen))
     return join(parts)
 
@@ -98,7 +100,11 @@ def training(material: Material) -> Html:
 
 def kind_title(kind: str) -> str:
     """A selection's or training's name in words."""
-    return {"lineage": "specialist (lineage)", "random": "control (random)"}.get(kind, kind)
+    known = {"lineage": "specialist (lineage)", "random": "control (random)"}
+    name, _, signal = kind.partition("-without-")
+    if name == "signals":
+        return f"specialist (signals without {signal})" if signal else "specialist (signals)"
+    return known.get(kind, kind)
 
 
 def _attempt(attempt: Attempt) -> Html:

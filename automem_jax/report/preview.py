@@ -75,7 +75,7 @@ def previews(
     examples_path: str | Path, tokenizer: Tokenizer, loss: str, count: int
 ) -> Iterator[Preview]:
     """The first `count` examples of a file."""
-    from automem_jax.selection.examples import load_examples
+    from automem_jax.selection import load_examples
 
     for number, example in enumerate(
         itertools.islice(load_examples(examples_path), count), start=1

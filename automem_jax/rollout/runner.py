@@ -15,6 +15,14 @@ from automem_jax.agent.template import Template
 from automem_jax.config import ExperimentConfig, MeshConfig
 from automem_jax.policies.base import Policy
 from automem_jax.policies.prices import ModelUsage
+from automem_jax.progress import Progress
+from automem_jax.rollout.branching import (
+    BranchPoint,
+    BranchResult,
+    BranchSettings,
+    measure,
+    table_name,
+)
 from automem_jax.rollout.engine import RolloutResult, RolloutSpec, run_episodes
 from automem_jax.text.messages import SamplingSettings
 
@@ -77,6 +85,12 @@ class Runner:
             self._policies[key] = self._make_policy(adapter)
         return self._policies[key]
 
+    def release(self, adapter: Path) -> None:
+        """Frees the policy of an adapter that is not played any more; what it was asked is forgotten."""
+        policy = self._policies.pop(str(adapter), None)
+        if policy is not None:
+            policy.close()
+
     def _make_policy(self, adapter: Path | None) -> Policy:
         config = self.config.policy
         if config.kind == "local":
@@ -125,27 +139,7 @@ class Runner:
             policy.adapter_model. None plays the base alone.
           kind: of agent; "" for the config's agent.kind.
         """
-        config = self.config
-        sampling = config.sampling
-        spec = RolloutSpec(
-            env_name=config.env.name,
-            task=config.env.task,
-            template=template,
-            arm=arm,
-            run_seed=config.seed,
-            sampling=SamplingSettings(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                min_p=sampling.min_p,
-                max_tokens=sampling.max_tokens,
-            ),
-            two_model=adapter is not None,
-            behaviour_hash=behaviour_hash(config),
-            kind=kind or config.agent.kind,
-            window=config.agent.window,
-            carry_memory=config.agent.carry_memory and (kind or config.agent.kind) == "memory",
-        )
+        spec = self._spec(arm, template, adapter, kind)
         result = run_episodes(
             self.env, self.policy(adapter), spec, seeds, out_dir, **self._prompt_limits()
         )
@@ -165,6 +159,61 @@ class Runner:
                 file=sys.stderr,
             )
         return result
+
+    def branch(
+        self,
+        template: Template,
+        points: Sequence[BranchPoint],
+        settings: BranchSettings,
+        folder: Path,
+    ) -> tuple[Path, BranchResult]:
+        """Measures decisions of the base's traces under `template` by branching their episodes.
+
+        Returns:
+          The table in `folder`, named by all that its figures depend on, and what is in it.
+        """
+        spec, policy = self._spec("", template, None, "memory"), self.policy()
+        table = folder / table_name(policy, spec, settings)
+        with Progress("counterfactual", max(1, len(points)), "decisions") as bar:
+            result = measure(
+                self.env,
+                policy,
+                spec,
+                points,
+                table,
+                settings,
+                progress=lambda done, total: bar.update(done, {}),
+                **self._prompt_limits(),
+            )
+        return table, result
+
+    def hold(self, name: str, policy: Policy) -> Policy:
+        """Keeps a policy that is asked beside the episodes': its usage is counted, and it is closed."""
+        self._policies[name] = policy
+        return policy
+
+    def _spec(self, arm: str, template: Template, adapter: Path | None, kind: str) -> RolloutSpec:
+        config = self.config
+        sampling = config.sampling
+        return RolloutSpec(
+            env_name=config.env.name,
+            task=config.env.task,
+            template=template,
+            arm=arm,
+            run_seed=config.seed,
+            sampling=SamplingSettings(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                max_tokens=sampling.max_tokens,
+            ),
+            two_model=adapter is not None,
+            behaviour_hash=behaviour_hash(config),
+            kind=kind or config.agent.kind,
+            window=config.agent.window,
+            carry_memory=config.agent.carry_memory and (kind or config.agent.kind) == "memory",
+        )
 
     def take_usage(self) -> dict[str, ModelUsage]:
         """Calls, tokens and money by the server's models since this was last asked; empty in process."""

@@ -86,8 +86,9 @@ def clean_turn(text: str, vocabulary: Iterable[str] = OPERATIONS) -> CleanTurn:
     while text != before and not _is_clean(text, parsed):
         before = text
         for step in STEPS:
-            text = step(text, vocabulary)
-        parsed = parse(text, vocabulary)
+            if _may_change(step, text, parsed):
+                text = step(text, vocabulary)
+                parsed = parse(text, vocabulary)
     operations = parsed.operations
     reason = None
     if not operations:
@@ -105,6 +106,17 @@ def _is_clean(text: str, parsed: Parsed) -> bool:
     """Whether no step would change the text."""
     ends_well = bool(parsed.operations) and parsed.operations[-1].end == len(text)
     return ends_well and FENCE not in text and not parsed.done and not parsed.action_spans
+
+
+def _may_change(step: object, text: str, parsed: Parsed) -> bool:
+    """Whether a step can find something to take away; spares most texts most parses."""
+    if step is drop_fences:
+        return FENCE in text
+    if step is cut_at_done:
+        return parsed.done_start is not None
+    if step is strip_actions:
+        return bool(parsed.action_spans)
+    return not parsed.operations or parsed.operations[-1].end < len(text)
 
 
 def _meaning(operations: Iterable[Operation]) -> list[tuple[str, tuple[str, ...]]]:

@@ -33,7 +33,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from automem_jax.selection.lineage import EpisodeLineage, TurnRecord
+from automem_jax.selection.lineage import EpisodeLineage, Line, TurnRecord
 
 PRIOR = 2.0
 MAX_EXPLAINING_GROUPS = 8
@@ -95,6 +95,11 @@ def normalised(text: str) -> str:
     return _SPACE.sub(" ", _DIGITS.sub("#", text.lower())).strip()
 
 
+def group_of(line: Line) -> str:
+    """What a line is grouped by: its normalised text, and its mark where it has one."""
+    return normalised(line.text) + line.mark
+
+
 class CreditTable:
     """Credits of all groups of all tasks. Built from the lineages' outcomes, holds no lineage."""
 
@@ -104,7 +109,7 @@ class CreditTable:
         for episode in episodes:
             outcomes[episode.task][episode.trace] = episode.progression
             for line in episode.credited_reads():
-                members[episode.task][normalised(line.text)].add(episode.trace)
+                members[episode.task][group_of(line)].add(episode.trace)
         self._outcomes = dict(outcomes)
         self.groups: dict[tuple[str, str], GroupCredit] = {}
         for task, by_episode in outcomes.items():
@@ -144,7 +149,7 @@ class CreditTable:
         )
 
     def _line(self, episode: EpisodeLineage, line, own: float) -> Credit:
-        group = self.groups[episode.task, normalised(line.text)]
+        group = self.groups[episode.task, group_of(line)]
         share = group.episodes_read / (group.episodes_read + PRIOR)
         value = share * group.difference + (1 - share) * own
         return Credit(value, group.std_error, group.episodes_read, group.text, own, line.id)

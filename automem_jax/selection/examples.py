@@ -1,7 +1,7 @@
-"""Selection from end to end: traces -> credited decisions -> examples.jsonl and selection.json.
+"""Selection from end to end: traces -> judged decisions -> examples.jsonl and selection.json.
 
-Two passes over the traces, one trace in memory at a time: the first follows lineages and measures
-credit, the second copies out the prompts of what was chosen.
+Two passes over the traces: the first follows lineages and measures, the second copies out the prompts of
+what was chosen. Kind lineage goes by credit alone, kind signals by all signals (by_signals.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,24 @@ from typing import Any
 from automem_jax.agent.grammar import OPERATIONS
 from automem_jax.config import SelectionConfig, config_hash
 from automem_jax.files import atomic_file
-from automem_jax.selection.cleanup import CleanTurn, clean_turn, vocabulary_of
+from automem_jax.selection import by_signals
+from automem_jax.selection.by_signals import TABLE_FILE, concentration
+from automem_jax.selection.cleanup import CleanTurn, clean_turn
 from automem_jax.selection.credit import Credit, CreditTable
 from automem_jax.selection.filters import cap, idle, invalid, is_memory_turn
-from automem_jax.selection.lineage import EpisodeLineage, TurnKey, TurnRecord, follow
-from automem_jax.traces.schema import Trace, Turn
-from automem_jax.traces.store import read_trace
+from automem_jax.selection.lineage import EpisodeLineage, TurnRecord
+from automem_jax.selection.scan import Scan, in_processes
+from automem_jax.selection.signals import EpisodeSignals
+from automem_jax.selection.verbatim import (
+    Candidate,
+    SelectionError,
+    example_lines,
+)
 
-KINDS = ("lineage", "random")
+KINDS = ("lineage", "signals", "random")
 EXAMPLES_FILE = "examples.jsonl"
 REPORT_FILE = "selection.json"
 GROUPS_REPORTED = 20
-
-
-class SelectionError(ValueError):
-    """Traces that may not be selected from, or a selection that does not match its traces."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class SelectionReport:
       groups: the groups of lines with the best lower confidence credit, with the figures behind it.
       seeds: environment seeds of all traces read.
       short: examples that a control could not draw, a phase.
+      details: concentration; of kind signals also coverage of prompt shapes, signals measured, their
+        agreement, and examples of what was rejected.
     """
 
     kind: str
@@ -72,22 +77,7 @@ class SelectionReport:
     fingerprint: str
     examples_sha256: str
     short: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A decision that may become an example. `text` is the cleaned one."""
-
-    trace: str
-    key: TurnKey
-    task: str
-    text: str
-    rank: float
-    signals: Mapping[str, Any]
-
-    @property
-    def phase(self) -> str:
-        return self.key.phase
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def select(
@@ -98,23 +88,29 @@ def select(
     memory_ops: Iterable[str] | None = None,
     forbidden_seeds: Iterable[int] = (),
     match: str | Path | None = None,
+    episodes: Sequence[EpisodeSignals] | None = None,
+    counterfactual: str | Path | None = None,
+    ratings: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SelectionReport:
     """Chooses decisions worth training on and writes them, with a report, into `out_dir`.
 
-    Work that is finished for the same traces and settings is not done again.
+    Work that is finished for the same traces and settings is not done again. Kind signals also writes
+    signals.jsonl: every decision with all that is known of it.
 
     Args:
       trace_paths: trace files of finished episodes (unfinished ones are counted and left out).
-      config: kind "lineage", or "random": the control, drawn uniformly from all valid memory turns of
-        the same traces in the number and mix of phases of `match`.
+      config: kind "lineage", "signals", or "random": the control, drawn uniformly from all valid memory
+        turns of the same traces in the number and mix of phases of `match`.
       memory_ops: names of the memory operations; None for those of the template that was played.
       forbidden_seeds: environment seeds that training must never see.
-      match: selection.json of the lineage selection that a control matches.
+      match: selection.json of the selection that a control matches.
+      episodes: what `scan_signals` found in the same traces, where that was done already.
+      counterfactual, ratings: tables measured on these traces, for kind signals; see by_signals.score.
       progress: called with traces read and traces to read (each is read twice at most).
 
     Raises:
-      SelectionError: a forbidden seed, an unknown kind, a control without `match`, or nothing to keep.
+      SelectionError: a forbidden seed, an unknown kind, a control without `match`, or too little to keep.
     """
     if config.kind not in KINDS:
         raise SelectionError(f"selection.kind {config.kind!r}: use one of {', '.join(KINDS)}")
@@ -128,111 +124,134 @@ def select(
     out = Path(out_dir)
     vocabulary = None if memory_ops is None else frozenset(memory_ops)
     wanted = json.loads(Path(match).read_text())["phases"] if config.kind == "random" else {}
-    fingerprint = _fingerprint(paths, config, vocabulary, wanted)
+    measured = [path for path in (counterfactual, ratings) if path is not None]
+    fingerprint = _fingerprint(paths, config, vocabulary, wanted, measured)
     finished = _finished(out, fingerprint)
     if finished is not None:
         _refuse_seeds(finished.seeds, forbidden_seeds)
         return finished
 
     tick = progress or (lambda done, total: None)
-    episodes, unfinished = [], 0
-    for index, path in enumerate(paths):
-        trace = read_trace(path)
-        _refuse_seeds([trace.header["seed"]], forbidden_seeds, path)
-        if trace.end is None:
-            unfinished += 1
-        else:
-            episodes.append(follow(trace, path))
-        tick(index + 1, 2 * len(paths))
-    table = CreditTable(episodes)
     rejected: Counter[str] = Counter()
-    candidates, considered = _candidates(episodes, table, config, vocabulary, rejected)
     short: dict[str, int] = {}
-    if config.kind == "lineage":
-        kept = cap(candidates, config, rejected)
+    details: dict[str, Any] = {}
+    table: Iterable[str] = ()
+    if config.kind == "signals":
+        if episodes is None:
+            episodes = scan_signals(
+                paths,
+                config,
+                memory_ops=vocabulary,
+                forbidden_seeds=forbidden_seeds,
+                progress=lambda done: tick(done, 2 * len(paths)),
+            )
+        lineages = [episode.lineage for episode in episodes]
+        scored = by_signals.score(episodes, config, counterfactual, ratings)
+        considered = len(scored)
+        chosen, details = by_signals.pick(scored, config, rejected)
+        kept = [
+            Candidate(
+                one.episode.lineage.trace,
+                one.decision.key,
+                one.episode.lineage.task,
+                one.decision.text,
+                one.score,
+                by_signals.example_signals(one),
+            )
+            for one in chosen
+        ]
+        table = by_signals.table_rows(scored, chosen, out)
+        groups = _best_groups(CreditTable(lineages))
     else:
-        kept, short = _draw(candidates, wanted, config.seed)
-        rejected["not_drawn"] += len(candidates) - len(kept)
-    if not kept:
+        lineages = _scan(
+            paths, config, Scan(), forbidden_seeds, lambda done: tick(done, 2 * len(paths))
+        )
+        credits = CreditTable(lineages)
+        candidates, considered = _candidates(lineages, credits, config, vocabulary, rejected)
+        if config.kind == "lineage":
+            kept = cap(candidates, config, rejected)
+        else:
+            kept, short = _draw(candidates, wanted, config.seed)
+            rejected["not_drawn"] += len(candidates) - len(kept)
+        groups = _best_groups(credits)
+    if len(kept) < config.min_examples:
         reasons = ", ".join(f"{reason} {n}" for reason, n in rejected.most_common())
+        few = f"only {len(kept)}" if kept else "none"
         raise SelectionError(
-            f"none of {considered} memory turns in {len(episodes)} episodes was kept "
-            f"({reasons or 'no turns'}); collect more episodes or lower selection.min_credit"
+            f"{few} of {considered} memory turns in {len(lineages)} episodes was kept "
+            f"({reasons or 'no turns'}); collect more episodes or lower "
+            f"selection.{'min_score' if config.kind == 'signals' else 'min_credit'}"
         )
     kept = sorted(kept, key=lambda c: (c.trace, c.key.t, c.key.phase, c.key.turn))
     out.mkdir(parents=True, exist_ok=True)
-    lines = _example_lines(kept, out, vocabulary, lambda n: tick(len(paths) + n, 2 * len(paths)))
+    lines = example_lines(
+        kept, out, vocabulary, config.workers, lambda n: tick(len(paths) + n, 2 * len(paths))
+    )
     digest = _write_lines(out / EXAMPLES_FILE, lines)
+    if config.kind == "signals":
+        _write_lines(out / TABLE_FILE, table)
     texts = Counter(c.text for c in kept)
     report = SelectionReport(
         kind=config.kind,
         examples=str(out / EXAMPLES_FILE),
         count=len(kept),
         phases=dict(sorted(Counter(c.phase for c in kept).items())),
-        traces=len(episodes),
-        unfinished=unfinished,
+        traces=len(lineages),
+        unfinished=len(paths) - len(lineages),
         episodes_used=len({c.trace for c in kept}),
         memory_turns=considered,
         rejected={reason: n for reason, n in rejected.most_common() if n},
         operations=dict(Counter(op for c in kept for op in c.signals["operations"]).most_common()),
         tasks=dict(Counter(c.task for c in kept).most_common()),
         repeated_texts={"distinct": len(texts), "largest_share": max(texts.values()) / len(kept)},
-        groups=_best_groups(table),
-        seeds=sorted({e.seed for e in episodes}),
-        config=dataclasses.asdict(config),
+        groups=groups,
+        seeds=sorted({e.seed for e in lineages}),
+        config=json.loads(json.dumps(dataclasses.asdict(config))),
         fingerprint=fingerprint,
         examples_sha256=digest,
         short=short,
+        details={"concentration": concentration([c.trace for c in kept])} | details,
     )
     _write_lines(out / REPORT_FILE, [json.dumps(dataclasses.asdict(report), indent=1)])
     return report
 
 
-def load_examples(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The examples of a file, in order."""
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
-def verify_examples(examples_path: str | Path, *, memory_ops: Iterable[str] | None = None) -> int:
-    """Checks every example against its trace: the hash of the verbatim turn, prompt and cleaned text.
-
-    Returns how many were checked.
+def scan_signals(
+    trace_paths: Sequence[str | Path],
+    config: SelectionConfig,
+    *,
+    memory_ops: Iterable[str] | None = None,
+    forbidden_seeds: Iterable[int] = (),
+    progress: Callable[[int], None] | None = None,
+) -> list[EpisodeSignals]:
+    """Measures finished traces, for `select` and for what spends a budget on their decisions.
 
     Raises:
-      SelectionError: an example does not match; names its line and trace.
+      SelectionError: a forbidden seed.
     """
-    given = None if memory_ops is None else frozenset(memory_ops)
-    root = Path(examples_path).parent
-    read: tuple[str, Trace] | None = None
-    count = 0
-    for number, example in enumerate(load_examples(examples_path), start=1):
-        source = example["provenance"]
-        if read is None or read[0] != source["trace"]:
-            read = source["trace"], read_trace(root / source["trace"])
-        key = TurnKey(source["t"], source["phase"], source["turn"])
-        place = f"{examples_path}:{number} ({source['trace']}, {key})"
-        turns = _turns(read[1])
-        turn = turns.get(key)
-        if turn is None:
-            raise SelectionError(f"{place}: the trace has no such turn; select again")
-        if text_hash(turn.completion.text) != source["sha256"]:
-            raise SelectionError(
-                f"{place}: the trace's text has changed since it was selected; select again"
-            )
-        vocabulary = given or vocabulary_of(read[1].header)
-        cleaned = clean_turn(turn.completion.text, vocabulary)
-        body = _example_body(turn, cleaned, vocabulary) | {"token_ids": _token_ids(turns, key)}
-        if any(example.get(name, body["token_ids"]) != value for name, value in body.items()):
-            raise SelectionError(f"{place}: messages differ from the trace; select again")
-        count += 1
-    return count
+    paths = sorted(str(path) for path in trace_paths)
+    vocabulary = None if memory_ops is None else frozenset(memory_ops)
+    scan = Scan(True, config.horizon, config.discount, vocabulary)
+    return _scan(paths, config, scan, forbidden_seeds, progress or (lambda done: None))
 
 
-def text_hash(text: str) -> str:
-    """SHA-256 of a verbatim text, hexadecimal."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def _scan(
+    paths: Sequence[str],
+    config: SelectionConfig,
+    scan: Scan,
+    forbidden_seeds: Iterable[int],
+    tick: Callable[[int], None],
+) -> list[Any]:
+    forbidden = frozenset(forbidden_seeds)
+    found = []
+    for number, (path, (seed, episode)) in enumerate(
+        zip(paths, in_processes(scan, paths, paths, config.workers), strict=True), start=1
+    ):
+        _refuse_seeds([seed], forbidden, path)
+        if episode is not None:
+            found.append(episode)
+        tick(number)
+    return found
 
 
 def _candidates(
@@ -312,86 +331,6 @@ def _draw(
     return drawn, short
 
 
-def _turns(trace: Trace) -> dict[TurnKey, Turn]:
-    return {
-        TurnKey(step.t, phase.phase, index): turn
-        for step in trace.steps
-        for phase in step.phases
-        for index, turn in enumerate(phase.turns)
-    }
-
-
-def _example_lines(
-    kept: Sequence[Candidate],
-    out: Path,
-    given: frozenset[str] | None,
-    tick: Callable[[int], None],
-) -> Iterator[str]:
-    by_trace: dict[str, list[Candidate]] = defaultdict(list)
-    for candidate in kept:
-        by_trace[candidate.trace].append(candidate)
-    for index, (path, chosen) in enumerate(by_trace.items()):
-        trace = read_trace(path)
-        turns = _turns(trace)
-        vocabulary = given or vocabulary_of(trace.header)
-        for candidate in chosen:
-            key, turn = candidate.key, turns[candidate.key]
-            cleaned = clean_turn(turn.completion.text, vocabulary)
-            example = _example_body(turn, cleaned, vocabulary) | {
-                "token_ids": _token_ids(turns, key),
-                "weight": 1.0,
-                "phase": key.phase,
-                "provenance": {
-                    "trace": os.path.relpath(path, out),
-                    "seed": trace.header["seed"],
-                    "t": key.t,
-                    "phase": key.phase,
-                    "turn": key.turn,
-                    "sha256": text_hash(turn.completion.text),
-                    "cleaned": cleaned.text != turn.completion.text,
-                },
-                "signals": candidate.signals,
-            }
-            yield json.dumps(example, separators=(",", ":"))
-        tick(index + 1)
-
-
-def _example_body(turn: Turn, cleaned: CleanTurn, vocabulary: Iterable[str]) -> dict[str, Any]:
-    """Prompt verbatim and the cleaned turn; `history`: the cleaned form of earlier assistant turns, for
-    the loss that trains on them too (a turn that the clean-up leaves nothing of is not listed)."""
-    messages = [{"role": m.role, "content": m.content} for m in turn.messages]
-    history = []
-    for index, message in enumerate(messages):
-        if message["role"] == "assistant":
-            earlier = clean_turn(message["content"], vocabulary)
-            if earlier.reason is None:
-                history.append({"message": index, "text": earlier.text})
-    last = len(messages)
-    return {
-        "messages": [*messages, {"role": "assistant", "content": cleaned.text}],
-        "supervised": [{"message": last, "start": s, "end": e} for s, e in cleaned.spans],
-        "history": history,
-    }
-
-
-def _token_ids(turns: Mapping[TurnKey, Turn], key: TurnKey) -> list[dict[str, Any]]:
-    """The sampler's tokens of the assistant turns of an example, where the trace holds them: of the
-    text as sampled, so what the clean-up took off the end is still at their end."""
-    turn = turns[key]
-    found, earlier = [], 0
-    for index, message in enumerate(turn.messages):
-        if message.role != "assistant":
-            continue
-        for number in range(earlier, key.turn):
-            before = turns.get(TurnKey(key.t, key.phase, number))
-            if before is not None and before.completion.text == message.content:
-                found.append({"message": index, "ids": list(before.completion.token_ids)})
-                earlier = number + 1
-                break
-    found.append({"message": len(turn.messages), "ids": list(turn.completion.token_ids)})
-    return [entry for entry in found if entry["ids"]]
-
-
 def _best_groups(table: CreditTable) -> list[dict[str, Any]]:
     ranked = sorted(table.groups.items(), key=lambda item: (-item[1].lower, item[0]))
     return [
@@ -416,10 +355,12 @@ def _fingerprint(
     config: SelectionConfig,
     vocabulary: frozenset[str] | None,
     wanted: Mapping[str, int],
+    measured: Sequence[str | Path],
 ) -> str:
+    config = dataclasses.replace(config, workers=0)  # how it is read, not what is chosen
     digest = hashlib.sha256(config_hash(config).encode())
     digest.update(json.dumps([sorted(vocabulary or OPERATIONS), sorted(wanted.items())]).encode())
-    for path in paths:
+    for path in (*paths, *map(str, measured)):
         content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         digest.update(f"{os.path.basename(path)} {content}\n".encode())
     return digest.hexdigest()

@@ -40,7 +40,10 @@ class ReadBack:
 
 @dataclass
 class Line:
-    """One line of memory. `writer` is None where the system wrote it (seed text, automatic files)."""
+    """One line of memory. `writer` is None where the system wrote it (seed text, automatic files).
+
+    `mark` sets it apart from lines of the same text, where those are true and this one is not.
+    """
 
     id: int
     file: str
@@ -50,6 +53,7 @@ class Line:
     first_read: ReadBack | None = None
     reads: int = 0
     asked: int = 0  # of the reads, those by an operation
+    mark: str = ""
 
 
 @dataclass(frozen=True)

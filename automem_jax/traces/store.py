@@ -101,8 +101,11 @@ def iter_traces(directory: str | os.PathLike) -> Iterator[tuple[pathlib.Path, Tr
         yield path, read_trace(path)
 
 
-def read_trace(path: str | os.PathLike) -> Trace:
+def read_trace(path: str | os.PathLike, last_step: int | None = None) -> Trace:
     """Reads one episode, finished or `.partial`. A torn last line is dropped.
+
+    Args:
+      last_step: where to stop: what comes after this step is not read, its end neither.
 
     Raises:
       TraceError: a line that is not the torn last one cannot be read, or the schema is unknown.
@@ -110,6 +113,8 @@ def read_trace(path: str | os.PathLike) -> Trace:
     path = pathlib.Path(path)
     data = path.read_bytes()
     lines = data.split(b"\n")
+    if last_step is not None and len(lines) > last_step + 2:
+        lines = [*lines[: last_step + 2], b""]
     last = lines.pop()  # what follows the final newline: nothing, or a line torn by a kill
     records = [_parse(path, number, line) for number, line in enumerate(lines, 1)]
     if last:

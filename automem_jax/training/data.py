@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ from automem_jax.text.chat import Rendered, render, render_conversation
 from automem_jax.text.messages import Message
 from automem_jax.text.tokenizer import Tokenizer
 from automem_jax.training.packing import Item, first_fit, pack_row, place
+from automem_jax.training.pairs import Pair, trained_tokens
 
 LOSS_MODES = ("last_turn", "all_assistant_turns", "memory_ops")
 LABELS_MULTIPLE = 16
+
+Packer = Callable[..., dict[str, np.ndarray]]  # packing.pack_row, or one of its signature
 
 
 class DataError(ValueError):
@@ -37,7 +40,7 @@ class Dataset:
       retokenised: learnt turns whose sampled tokens do not spell their text; encoded anew.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[Item | Pair, ...]
     dropped: dict[str, int]
     shortened: int
     retokenised: int = 0
@@ -110,7 +113,7 @@ def tokenise(
         rendered = _render(messages, tokenizer, spans, sampled)
         if len(rendered.ids) <= row_tokens:
             break
-        earliest = _earliest_turn(messages)
+        earliest = earliest_turn(messages)
         if earliest is None:
             return None, shortened
         start, stop = earliest
@@ -138,7 +141,7 @@ def _render(messages, tokenizer, spans, sampled) -> Rendered:
     return rendered
 
 
-def _earliest_turn(messages: Sequence[Message]) -> tuple[int, int] | None:
+def earliest_turn(messages: Sequence[Message]) -> tuple[int, int] | None:
     """Bounds of the first turn that may go: from after the system message to the next user message."""
     start = 1 if messages and messages[0].role == "system" else 0
     for stop in range(start + 1, len(messages) - 1):
@@ -148,9 +151,17 @@ def _earliest_turn(messages: Sequence[Message]) -> tuple[int, int] | None:
 
 
 def load_items(
-    examples_path: str | Path, tokenizer: Tokenizer, *, loss: str, row_tokens: int
+    examples_path: str | Path,
+    tokenizer: Tokenizer,
+    *,
+    loss: str,
+    row_tokens: int,
+    weigh: Callable[[dict[str, Any]], float] | None = None,
 ) -> Dataset:
     """Tokenises a file of examples.
+
+    Args:
+      weigh: the weight of an example, in place of its own; one of weight 0 is dropped.
 
     Raises:
       DataError: a line is broken, supervises no token or the prompt, or nothing is left; names the line.
@@ -160,6 +171,11 @@ def load_items(
         for number, line in enumerate(lines, start=1):
             try:
                 example = json.loads(line)
+                if weigh is not None:
+                    example["weight"] = weigh(example)
+                    if not example["weight"]:
+                        dropped["weight 0"] += 1
+                        continue
                 item, cut = tokenise(example, tokenizer, loss, row_tokens)
             except (KeyError, TypeError, IndexError, ValueError) as error:
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -167,22 +183,25 @@ def load_items(
             if item is None:
                 dropped["longer than a row"] += 1
             else:
-                source = example.get("provenance", {})
-                name = f"line {number}" + "".join(
-                    f", {key} {source[key]}"
-                    for key in ("trace", "t", "phase", "turn")
-                    if key in source
-                )
-                episode = str(source.get("trace", f"line {number}"))
-                items.append(dataclasses.replace(item, name=name, episode=episode))
+                items.append(dataclasses.replace(item, **named(example, number)))
                 shortened += cut
     if not items:
         raise DataError(
-            f"{examples_path}: no item to train on ({sum(dropped.values())} longer than "
-            f"{row_tokens} tokens); raise training.row_tokens or select again"
+            f"{examples_path}: no item to train on ({dropped['longer than a row']} longer than "
+            f"{row_tokens} tokens, {dropped['weight 0']} of weight 0); raise training.row_tokens or "
+            "select again"
         )
     retokenised = sum(item.retokenised for item in items)
     return Dataset(tuple(items), dict(dropped), shortened, retokenised)
+
+
+def named(example: dict[str, Any], number: int) -> dict[str, str]:
+    """`name` and `episode` of the item that line `number` of a file gives."""
+    source = example.get("provenance", {})
+    name = f"line {number}" + "".join(
+        f", {key} {source[key]}" for key in ("trace", "t", "phase", "turn") if key in source
+    )
+    return {"name": name, "episode": str(source.get("trace", f"line {number}"))}
 
 
 @dataclass(frozen=True)
@@ -229,7 +248,7 @@ class Plan:
 
 
 def plan_rows(
-    items: Sequence[Item],
+    items: Sequence[Item | Pair],
     *,
     row_tokens: int,
     batch_rows: int,
@@ -237,6 +256,7 @@ def plan_rows(
     seed: int,
     packing: str = "best_fit",
     share_prefix: int = 0,
+    pack: Packer = pack_row,
 ) -> Plan:
     """Packs every item once an epoch, shuffled anew for each by Grain; no row mixes epochs.
 
@@ -254,10 +274,10 @@ def plan_rows(
             rows += [[chosen[i] for i in row] for row in packed]
         else:
             rows += place(items, chosen, row_tokens, share_prefix=share_prefix, seed=(seed, epoch))
-    item_tokens = epochs * sum(map(len, items))
+    item_tokens = epochs * sum(map(trained_tokens, items))
     placed, labels = 0, 0
     for row in rows:
-        packed = pack_row([items[i] for i in row], row_tokens, 0, share_prefix=share_prefix)
+        packed = pack([items[i] for i in row], row_tokens, 0, share_prefix=share_prefix)
         placed += int(np.count_nonzero(packed["ends"]))
         labels = max(labels, len(packed["labels"]))
     rows += [[]] * (-len(rows) % batch_rows)
@@ -274,7 +294,11 @@ def plan_rows(
 
 
 def batches_of(
-    plan: Plan, items: Sequence[Item], pad_id: int, own_rows: Sequence[int] | None = None
+    plan: Plan,
+    items: Sequence[Item | Pair],
+    pad_id: int,
+    own_rows: Sequence[int] | None = None,
+    pack: Packer = pack_row,
 ) -> grain.MapDataset:
     """The batches of a plan, a step each: tokens, positions and (with trees) ends or (without)
     segment_ids, each [B, T]; predict_at, labels, label_weights, each [B, M].
@@ -283,6 +307,7 @@ def batches_of(
 
     Args:
       own_rows: the rows of each batch that this process feeds, B of them; by default all.
+      pack: as the rows were planned with; may add more arrays.
     """
     own_rows = range(plan.batch_rows) if own_rows is None else own_rows
     unused = "segment_ids" if plan.nested else "ends"
@@ -290,7 +315,7 @@ def batches_of(
     def materialise(step: int) -> dict[str, np.ndarray]:
         chosen = plan.step_rows(int(step) + 1)
         rows = [
-            pack_row(
+            pack(
                 [items[i] for i in chosen[row]],
                 plan.row_tokens,
                 pad_id,
@@ -310,8 +335,8 @@ def packed_batches(items: Sequence[Item], *, pad_id: int, **settings: Any) -> gr
 
 
 def split_heldout(
-    items: Sequence[Item], share: float, seed: int
-) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    items: Sequence[Item | Pair], share: float, seed: int
+) -> tuple[tuple[Item | Pair, ...], tuple[Item | Pair, ...]]:
     """(items to train on, items held out): about `share` of the episodes, at least one, whole.
 
     Raises:

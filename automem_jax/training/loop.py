@@ -22,7 +22,7 @@ from automem_jax.config import MeshConfig, TrainingConfig, config_hash
 from automem_jax.distributed import barrier, fetch, put
 from automem_jax.files import write_atomically
 from automem_jax.models.decoder import BaseWeight, Decoder
-from automem_jax.models.lora import Adapter, get_adapter, save_adapter, with_adapters
+from automem_jax.models.lora import Adapter, get_adapter, save_adapter, set_adapter, with_adapters
 from automem_jax.models.lora import add_adapters as add_fresh_adapters
 from automem_jax.models.settings import Settings
 from automem_jax.models.weights import base_hash
@@ -32,6 +32,8 @@ from automem_jax.training import data
 from automem_jax.training.checkpoint import Checkpoints, checksums, require_same
 from automem_jax.training.feed import Feed, training_mesh
 from automem_jax.training.metrics import Metrics
+from automem_jax.training.objective_data import load_for, packer_of
+from automem_jax.training.objectives import objective_of
 from automem_jax.training.optimizer import learning_rate, make_optimizer
 from automem_jax.training.preemption import Preempted, Preemption
 from automem_jax.training.step import (
@@ -143,6 +145,8 @@ def train(
     examples_path: str | Path,
     out_dir: str | Path,
     progress: Report | None = None,
+    *,
+    start: Adapter | None = None,
 ) -> TrainResult:
     """Trains one fresh adapter beside `model`'s frozen base, which is left as it is.
 
@@ -151,10 +155,13 @@ def train(
     finished one is not done again. Under `jax.distributed` every process calls this alike.
 
     Args:
+      examples_path: examples, or pairs where `config.objective` is dpo (see objective_data).
       progress: called after each step with steps done, steps in all, and the step's figures.
+      start: the adapter to go on from, of `config.lora`'s shape; a fresh one unless given.
 
     Raises:
       DataError: an example cannot be trained on.
+      AdapterError: `start` has another rank, alpha or targets.
       ShardingError: the mesh does not fit the devices or the rows.
       CheckpointError: `out_dir` holds another run (base, configuration or examples differ), or a
         checkpoint cannot be written.
@@ -170,16 +177,16 @@ def train(
         "examples": hashlib.sha256(Path(examples_path).read_bytes()).hexdigest(),
         "tokenizer": f"{tokenizer.chat_format}, {tokenizer.vocab_size} tokens",
     }
+    if start is not None:
+        identity["start"] = start.hash()
     finished = _finished(out, identity)
     if finished is not None:
         return finished
 
-    dataset = data.load_items(
-        examples_path, tokenizer, loss=config.loss, row_tokens=config.row_tokens
-    )
+    dataset = load_for(config, examples_path, tokenizer)
     mesh = training_mesh(config)
     with jax.set_mesh(mesh):
-        run = TrainingRun(config, model, dataset, tokenizer.pad_id, mesh)
+        run = TrainingRun(config, model, dataset, tokenizer.pad_id, mesh, start)
         base_sums = checksums(run.parts.frozen)
         with Checkpoints(
             out / "checkpoints", keep=config.keep_checkpoints, identity=identity
@@ -222,17 +229,26 @@ def train(
 class TrainingRun:
     """One training, laid out over a mesh: items, compiled functions and the loop over steps."""
 
-    def __init__(self, config: TrainingConfig, model: Decoder, dataset, pad_id: int, mesh):
+    def __init__(
+        self,
+        config: TrainingConfig,
+        model: Decoder,
+        dataset: data.Dataset,
+        pad_id: int,
+        mesh,
+        start: Adapter | None = None,
+    ):
         self.config, self.mesh, self.pad_id = config, mesh, pad_id
         self.items, self.heldout = data.split_heldout(
             dataset.items, config.heldout_share, config.seed
         )
         packing = {"packing": config.packing, "share_prefix": config.share_prefix}
-        packing |= {"row_tokens": config.row_tokens, "seed": config.seed}
+        self.pack, objective = packer_of(config), objective_of(config)
+        packing |= {"row_tokens": config.row_tokens, "seed": config.seed, "pack": self.pack}
         self.plan = data.plan_rows(
             self.items, batch_rows=config.batch_rows, epochs=config.epochs, **packing
         )
-        self.specialist = _with_fresh_adapter(model, config, mesh)
+        self.specialist = on_mesh(model, config, mesh, start)
         self.parts: Partition = partition(self.specialist)
         self.schedule = learning_rate(config, self.plan.steps)
         self.optimizer = make_optimizer(config, self.plan.steps)
@@ -244,13 +260,16 @@ class TrainingRun:
             loss_chunk=config.loss_chunk,
             dropout=config.lora.dropout > 0,
             mesh=mesh,
+            objective=objective,
         )
         self.feed = Feed(mesh, config.batch_rows)
         if self.heldout:
             rows = config.microbatch_rows or config.batch_rows
             self.heldout_plan = data.plan_rows(self.heldout, batch_rows=rows, epochs=1, **packing)
             self.heldout_feed = Feed(mesh, rows)
-            self.score = make_score(self.parts, loss_chunk=config.loss_chunk, mesh=mesh)
+            self.score = make_score(
+                self.parts, loss_chunk=config.loss_chunk, mesh=mesh, objective=objective
+            )
 
     def steps(
         self, checkpoints: Checkpoints, metrics_path: Path, report: Report | None
@@ -258,7 +277,7 @@ class TrainingRun:
         """From the newest checkpoint, or the start, to the last step."""
         config, total = self.config, self.plan.steps
         state = initial_state(self.parts, self.optimizer, config.seed, self.mesh)
-        batches = data.batches_of(self.plan, self.items, self.pad_id, self.feed.own_rows)
+        batches = data.batches_of(self.plan, self.items, self.pad_id, self.feed.own_rows, self.pack)
         input_iterator = iter(batches.to_iter_dataset(grain.ReadOptions(2, 8)))
         noted = Progress()
         restored = checkpoints.restore(state)
@@ -350,18 +369,21 @@ class TrainingRun:
             return None
         total, count = 0.0, 0.0
         own = self.heldout_feed.own_rows
-        for batch in data.batches_of(self.heldout_plan, self.heldout, self.pad_id, own):
+        for batch in data.batches_of(self.heldout_plan, self.heldout, self.pad_id, own, self.pack):
             sums = self.score(state.params, self.heldout_feed(batch))
             total, count = total + float(sums[0]), count + float(sums[1])
         return total / count
 
 
-def _with_fresh_adapter(model: Decoder, config: TrainingConfig, mesh) -> Decoder:
-    """A model on `mesh` with the base's weights and one new adapter; `model` itself gets none."""
+def on_mesh(model: Decoder, config: TrainingConfig, mesh, start: Adapter | None) -> Decoder:
+    """A model on `mesh` with the base's weights and one adapter, new or a copy of `start`; `model`
+    itself gets none."""
     specialist = with_adapters(model, [])
     lora = config.lora
     rngs = nnx.Rngs(params=config.seed)
     add_fresh_adapters(specialist, 1, lora.rank, lora.alpha, lora.targets, rngs, lora.dropout)
+    if start is not None:
+        set_adapter(specialist, 1, start)
     specialist.settings = Settings(attention=config.attention, remat=config.remat)
     for variable in _variables(specialist):
         variable.set_value(put(variable.get_value(), variable_sharding(variable, mesh)))

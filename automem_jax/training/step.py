@@ -20,7 +20,10 @@ from jaxtyping import Array
 from automem_jax.distributed import put
 from automem_jax.models.decoder import BaseWeight
 from automem_jax.training.loss import supervised_loss
+from automem_jax.training.objectives import Objective, objective_sums
+from automem_jax.training.objectives import figures as objective_figures
 
+PLAIN = Objective()
 ADAPTER_AXIS = 1  # of lora_a [L, N, in, R] and lora_b [L, N, R, out]
 
 
@@ -163,6 +166,7 @@ def make_train_step(
     loss_chunk: int = 512,
     dropout: bool = False,
     mesh: Mesh | None = None,
+    objective: Objective = PLAIN,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]:
     """The compiled step: (state, batch) -> (state, figures).
 
@@ -170,15 +174,16 @@ def make_train_step(
     at a time; gradients are sums over all supervised tokens of the batch, divided once by
     the sum of all weights, so neither parts nor devices change what a token weighs.
 
-    Figures: loss (mean a supervised token), supervised_tokens (sum of weights), grad_norm (before
-    clipping), row_loss (each row's sum, [B]). The state's buffers are given away to the new
-    state.
+    Figures: loss (mean a supervised token), supervised_tokens (its divisor), grad_norm (before
+    clipping), row_loss (each row's sum, [B]), and the objective's own, see objectives.figures. The
+    state's buffers are given away to the new state.
 
     Args:
       dropout: whether adapters drop; the key depends on the state's rng, step and microbatch.
       mesh: where the state lies; new states lie the same.
+      objective: what is minimised; its divisor takes the place of the sum of weights.
     """
-    loss_of = _loss_of(parts, loss_chunk)
+    loss_of = _loss_of(parts, loss_chunk, objective)
     gradient_of = jax.value_and_grad(loss_of, has_aux=True)
 
     def accumulate(params, trained, frozen, batch, key):
@@ -197,7 +202,7 @@ def make_train_step(
 
     def step(state, trained, frozen, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-        grads, (row_loss, row_weight) = accumulate(state.params, trained, frozen, batch, key)
+        grads, (row_loss, row_weight, sums) = accumulate(state.params, trained, frozen, batch, key)
         count = jnp.sum(row_weight)
         grads = jax.tree.map(lambda g: g / jnp.maximum(count, 1e-9), grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -213,7 +218,7 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "row_loss": row_loss,
         }
-        return new, figures
+        return new, figures | objective_figures(sums, count)
 
     def compiled_for(state: TrainState):
         layout = None
@@ -239,22 +244,28 @@ def make_train_step(
 
 
 def make_score(
-    parts: Partition, *, loss_chunk: int = 512, mesh: Mesh | None = None
-) -> Callable[[dict[str, Array], dict[str, Array]], tuple[Array, Array]]:
-    """The compiled held-out loss: (params, batch) -> (sum of losses, sum of weights)."""
-    loss_of = _loss_of(parts, loss_chunk)
+    parts: Partition,
+    *,
+    loss_chunk: int = 512,
+    mesh: Mesh | None = None,
+    objective: Objective = PLAIN,
+) -> Callable[[dict[str, Array], dict[str, Array]], tuple[Array, Array, dict[str, Array]]]:
+    """The compiled held-out loss: (params, batch) -> (sum of losses, their divisor, the sums of the
+    objective's own figures)."""
+    loss_of = _loss_of(parts, loss_chunk, objective)
 
     def score(params, trained, frozen, batch):
-        total, (_, weights) = loss_of(params, trained, frozen, batch, None)
-        return total, jnp.sum(weights)
+        total, (_, weights, sums) = loss_of(params, trained, frozen, batch, None)
+        return total, jnp.sum(weights), jax.tree.map(jnp.sum, sums)
 
     layout = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     compiled = jax.jit(score, out_shardings=layout)
     return lambda params, batch: compiled(params, parts.trained, parts.frozen, batch)
 
 
-def _loss_of(parts: Partition, loss_chunk: int):
-    """(params, trained, frozen, batch, dropout key) -> (sum of losses, (row sums, row weights))."""
+def _loss_of(parts: Partition, loss_chunk: int, objective: Objective):
+    """(params, trained, frozen, batch, dropout key) -> (sum of losses, (row sums, row divisors, row sums
+    of the objective's own figures))."""
 
     def loss_of(params, trained, frozen, batch, key):
         model = parts.model(params, trained, frozen)
@@ -267,6 +278,20 @@ def _loss_of(parts: Partition, loss_chunk: int):
             with_cache=False,
             **visible,
         )
+        if not objective.is_plain:
+            base_hidden = None
+            if objective.needs_base:
+                base_hidden, _ = model.hidden(
+                    batch["tokens"],
+                    positions=batch["positions"],
+                    adapter_ids=0,
+                    with_cache=False,
+                    **visible,
+                )
+            rows, weights, sums = objective_sums(
+                objective, hidden, base_hidden, batch, model.unembed, chunk=loss_chunk
+            )
+            return jnp.sum(rows), (rows, weights, sums)
         rows, weights = supervised_loss(
             hidden,
             batch["predict_at"],
@@ -275,7 +300,7 @@ def _loss_of(parts: Partition, loss_chunk: int):
             model.unembed,
             chunk=loss_chunk,
         )
-        return jnp.sum(rows), (rows, weights)
+        return jnp.sum(rows), (rows, weights, {})
 
     return loss_of
 

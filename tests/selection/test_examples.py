@@ -206,7 +206,7 @@ def test_nothing_to_keep_and_unfinished_traces_are_told(tmp_path):
         choose(folder, tmp_path / "out")
     with pytest.raises(SelectionError, match="no traces"):
         select([], SelectionConfig(), tmp_path / "out")
-    with pytest.raises(SelectionError, match="'outcome': use one of lineage, random"):
+    with pytest.raises(SelectionError, match="'outcome': use one of lineage, signals, random"):
         choose(folder, tmp_path / "out", kind="outcome")
     unfinished = play(9, cue=None, trivia=False, consult=False).write(folder, 1.0, finished=False)
     for seed in range(2, 4):

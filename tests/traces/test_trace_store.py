@@ -258,3 +258,32 @@ def steps_in_full(requests):
             for turn in phase["turns"]:
                 del turn["rejected"]
     return kept
+
+
+def test_reading_can_stop_at_a_step(tmp_path):
+    with TraceWriter(tmp_path, "e", {"seed": 1}) as writer:
+        for t in range(5):
+            writer.step(_plain_step(t))
+        path = writer.end({"type": "end", "progression": 0.0, "steps": 5, "percept": None})
+    whole, part = read_trace(path), read_trace(path, last_step=2)
+    assert part.steps == whole.steps[:3] and part.end is None and part.header == whole.header
+    assert read_trace(path, last_step=4).steps == whole.steps
+    assert read_trace(path, last_step=99) == whole
+
+
+def _plain_step(t):
+    percept = {
+        "long_text": f"a place that is described at some length, number {t}",
+        "short_text": "",
+    }
+    return {
+        "type": "step",
+        "t": t,
+        "percept": percept,
+        "phases": [],
+        "memory": [],
+        "action": "east",
+        "action_source": "model",
+        "proposed": "east",
+        "errors": [],
+    }
