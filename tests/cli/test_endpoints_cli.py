@@ -301,12 +301,28 @@ def evolve(server, workdir):
     )
 
 
-def proposal(template):
-    return Reply(json.dumps({"diagnosis": "notes go unread", "template": template}))
+def calls(name, **arguments):
+    """A reply that calls one tool."""
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    message = {
+        "content": None,
+        "tool_calls": [{"id": "a", "type": "function", "function": function}],
+    }
+    body = {"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": {}}
+    return Reply(body=json.dumps(body).encode())
+
+
+def submission(template):
+    return calls(
+        "submit_template",
+        template_json=template,
+        diagnosis="notes go unread",
+        expected_effect="they are read",
+    )
 
 
 def test_an_architect_behind_a_server(server, tmp_path):
-    """Down, then up: nonsense and invalid templates are sent back, a valid one is gated."""
+    """Down, then up: a refusal ends an attempt, invalid templates are sent back, a valid one is gated."""
     workdir = tmp_path / "run"
     told = []
 
@@ -315,32 +331,34 @@ def test_an_architect_behind_a_server(server, tmp_path):
     assert_one_line_error(result, "architect", "500", "run again")
     told.append(result)
     baseline = {path: path.stat().st_mtime_ns for path in list_traces(workdir / "traces")}
-    assert len(baseline) == 3 + 8
+    assert len(baseline) >= 3
     rows = (workdir / "evolve" / "ledger.jsonl").read_bytes()
 
     template = to_data(load_template("memento_v0"))
     invalid = template | {"files": {"notes": {"kind": "diary"}}}
     answers = [
         lambda received: Reply("Let me think."),
-        lambda received: Reply(f'{{"template": "{received.headers["authorization"]}"}}'),
-        lambda received: proposal(template),  # differs in nothing
-        lambda received: proposal(invalid),
-        lambda received: proposal(show_file_in_plan(template, "notes")),
+        lambda received: Reply("", finish_reason="content_filter"),
+        lambda received: calls("search_traces", text=received.headers["authorization"]),
+        lambda received: submission(template),  # differs in nothing
+        lambda received: submission(invalid),
+        lambda received: submission(show_file_in_plan(template, "notes")),
     ]
     server.play(lambda received: answers[len(server.received) - 1](received))
     result = evolve(server, workdir)
     assert_succeeded(result)
     told.append(result)
     assert len(server.received) == len(answers)
+    assert "wording only" in prompt(server.received[-2])
     assert "files.notes.kind" in prompt(server.received[-1])
     assert {path: path.stat().st_mtime_ns for path in baseline} == baseline
 
     ledger = (workdir / "evolve" / "ledger.jsonl").read_bytes()
     assert ledger.startswith(rows)
     first, second = [r for r in map(json.loads, ledger.splitlines()) if r["type"] == "candidate"]
-    assert (first["verdict"], first["calls"], first["gate"]) == ("dropped", 3, None)
-    assert "wording only" in first["reason"]
-    assert second["calls"] == 2 and second["gate"]["n"] == 8
+    assert (first["verdict"], first["calls"], first["gate"]) == ("dropped", 2, None)
+    assert "refused" in first["reason"]
+    assert second["calls"] == 4 and second["gate"]["n"] == 8
     assert second["verdict"] in ("kept", "dropped")
     best = load_template(workdir / "evolve" / "best.json").id
     assert best == (second["template"] if second["verdict"] == "kept" else "memento_v0")
