@@ -151,16 +151,80 @@ class SeedsConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """How a candidate template is judged on the gate seeds, see architect.gate.
+
+    Pairs are added `batch` at a time. A candidate is dropped early where the mean difference is surely
+    below `min_gain`, or its chance to be kept in the pairs left falls below `futility` (0: never).
+    """
+
+    batch: int = 8
+    min_gain: float = 0.01
+    futility: float = 0.05
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """Caps of loop 1, 0 for none: US dollars and tokens of the servers asked, episodes, seconds."""
+
+    dollars: float = 0.0
+    tokens: int = 0
+    episodes: int = 0
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class PriceConfig:
+    """US dollars per million tokens of the architect's model; 0 input and output: not known.
+
+    0 of the two cache prices means that of `input`.
+    """
+
+    input: float = 0.0
+    output: float = 0.0
+    cached_input: float = 0.0
+    cache_write: float = 0.0
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    """Bounds on one review of the api architect; 0 of tokens and seconds: none.
+
+    turns: replies of the model. tokens: prompt and completion tokens of all its calls. seconds: waited
+    for the server. tool_tokens: of one answer of a tool, which goes on page by page.
+    """
+
+    turns: int = 40
+    tokens: int = 3_000_000
+    seconds: float = 3_600.0
+    tool_tokens: int = 4_000
+
+
+@dataclass(frozen=True)
 class ArchitectConfig:
-    """Loop 1. `kind` catalog (offline, documented edits) or api (`api` says which server)."""
+    """Loop 1. `kind` catalog (offline, documented edits) or api (`api` says which server).
+
+    `search` attempts: so many attempts a revision, from the best template so far; population: as many
+    proposals in all, from a pool of templates that win some seeds. All together a template without
+    an effect is kept with a chance of 1 - `confidence` at most. `price` prices api.model where
+    api.prices names no file. `replay` is a recorded conversation, or a directory of them
+    (WORKDIR/evolve/conversations): the api architect then answers from it, without a network.
+    """
 
     kind: str = "catalog"
     revisions: int = 1
     attempts: int = 3
     confidence: float = 0.95
     bootstrap_samples: int = 10_000
-    traces_shown: int = 4
-    api: PolicyConfig = field(default_factory=lambda: PolicyConfig(kind="openai"))
+    search: str = "attempts"
+    gate: GateConfig = field(default_factory=GateConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    price: PriceConfig = field(default_factory=PriceConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
+    replay: str = ""
+    api: PolicyConfig = field(
+        default_factory=lambda: PolicyConfig(kind="openai", max_tokens=16_384, timeout_s=600.0)
+    )
 
 
 @dataclass(frozen=True)
@@ -507,6 +571,18 @@ def check(config: ExperimentConfig) -> None:
         ("model.slots", config.model.slots, 1),
         ("model.max_context", config.model.max_context, 32),
         ("sampling.max_tokens", config.sampling.max_tokens, 1),
+        ("architect.revisions", config.architect.revisions, 0),
+        ("architect.attempts", config.architect.attempts, 1),
+        ("architect.review.turns", config.architect.review.turns, 1),
+        ("architect.review.tokens", config.architect.review.tokens, 0),
+        ("architect.review.seconds", config.architect.review.seconds, 0),
+        ("architect.review.tool_tokens", config.architect.review.tool_tokens, 500),
+        ("architect.gate.batch", config.architect.gate.batch, 1),
+        *(
+            (f"architect.{part}.{name}", value, 0)
+            for part in ("budget", "price")
+            for name, value in dataclasses.asdict(getattr(config.architect, part)).items()
+        ),
         ("training.epochs", config.training.epochs, 1),
         ("training.row_tokens", config.training.row_tokens, 16),
         ("training.batch_rows", config.training.batch_rows, 1),
@@ -554,6 +630,7 @@ def check(config: ExperimentConfig) -> None:
         ("model.quantization", config.model.quantization, ("none", "int8", "nf4")),
         ("policy.kind", config.policy.kind, ("local", "openai", "anthropic")),
         ("architect.kind", config.architect.kind, ("catalog", "api")),
+        ("architect.search", config.architect.search, ("attempts", "population")),
         ("architect.api.kind", config.architect.api.kind, ("openai", "anthropic")),
         ("recipes.kind", config.recipes.kind, ("local", "api")),
         ("recipes.api.kind", config.recipes.api.kind, ("openai", "anthropic")),
@@ -608,6 +685,10 @@ def check(config: ExperimentConfig) -> None:
             f"{own.get(config.env.name, 'its own name')!r}"
         )
     _check_selection(config.selection)
+    if not 0.5 < config.architect.confidence < 1:
+        raise ConfigError(
+            f"config.architect.confidence: {config.architect.confidence} must lie between 0.5 and 1"
+        )
     _check_training(config.training)
     _check_rounds(config, sets)
     if not 0 <= config.sampling.min_p < 1 or not 0 < config.sampling.top_p <= 1:

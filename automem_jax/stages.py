@@ -102,9 +102,22 @@ class Stages:
 
         self._needs_memory("evolve")
         with self._stage("evolve"):
-            architect = make_architect(self.config.architect)
-            best = evolve(self.config, self.workdir, run_template, architect)
+            architect = make_architect(self.config.architect, self.config.env)
+            best = evolve(
+                self.config,
+                self.workdir,
+                run_template,
+                architect,
+                say=lambda line: print(line, flush=True),
+            )
         print(f"loop 1: best template is {best.id}")
+
+    def plan_evolution(self) -> str:
+        """What `evolve` would do, ask and cost; plays and calls nothing."""
+        from automem_jax.architect.plan import dry_run
+
+        self._needs_memory("evolve")
+        return dry_run(self.config, self.workdir)
 
     def _check_pipeline(self) -> None:
         policy = self.config.policy
@@ -458,9 +471,29 @@ class Stages:
             results = evaluate(
                 self.config, arms, run_arm, self.workdir, comparisons=comparisons or None
             )
+        self._record_heldout([arm.template.id for arm in arms])
         print_table(results)
         self._print_headline(results)
         return results
+
+    def _record_heldout(self, templates: list[str]) -> None:
+        """Counts the look at the held-out seeds in loop 1's ledger; the same arms are one look."""
+        from automem_jax.architect.ledger import Ledger
+
+        path = self.workdir / "evolve" / "ledger.jsonl"
+        if not path.exists():
+            return
+        ledger = Ledger(path)
+        looks = [row for row in ledger.rows if row["type"] == "heldout"]
+        if any(row["templates"] == templates for row in looks):
+            return
+        seeds = self.seeds["heldout"]
+        ledger.append({"type": "heldout", "templates": templates, "seeds": seeds})
+        if looks:
+            print(
+                f"warning: the held-out seeds were scored {len(looks)} times before with other arms; "
+                "a choice made on those figures is not held out any more"
+            )
 
     def _print_headline(self, results: dict[str, Any]) -> None:
         """What improved, in one line, and that the base did not change."""

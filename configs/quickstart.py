@@ -19,6 +19,7 @@ def get_config():
     config.agent.template = "memento_v0"
 
     config.seeds.gate = 192
+    config.architect.gate.batch = 32  # so many pairs keep the sampler's slots busy
     config.seeds.collect = 384
     config.seeds.heldout = 256
 

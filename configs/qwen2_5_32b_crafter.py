@@ -6,8 +6,8 @@ Command:   automem pipeline --config=configs/qwen2_5_32b_crafter.py --workdir=ru
 Hardware:  a slice of 8 devices as it stands (v5e:2x4, v6e:2x4, 8 H100); others with the flags that
            preflight prints
 Memory:    8 H100: 9.8 GiB a device in training (preflight), of which base 7.6, activations 1.4.
-           The in-process sampler holds the weights twice while it decodes: play episodes on a larger
-           slice, or through a server (policy.kind)
+           The in-process engine shares the base's weights where the mesh has tensor axes alone; its
+           prefill and decoding are preflight's other two programs
 Duration:  training: rows x row_tokens x (train + recomputation) / (devices x peak x share), with FLOP a
            token from preflight and the share of the peak from `automem bench train`; rows are what
            packing makes of the examples. Episodes: steps x 2 to 4 model calls / the decode rate.

@@ -4,6 +4,7 @@ Command:   automem pipeline --config=configs/smollm2_135m_crafter.py --workdir=r
            stages alone and several processes: launch/. Which slice fits:
            automem preflight --config=configs/smollm2_135m_crafter.py --topology=v6e:2x4,cuda:h100x8
 Hardware:  2 CPU cores, 8 GiB; fetch the model once: automem models get smollm2-135m
+Template:  crafter_v0, whose prompts fit rows of 1,024 tokens; crafter_v5 needs training.row_tokens=4096
 Memory:    about 2 GiB in training
 Duration:  training: rows x row_tokens x (train + recomputation) / (devices x peak x share), with FLOP a token
            from preflight and the share of the peak from `automem bench train`; rows are what
@@ -22,7 +23,7 @@ def get_config():
     config.env.task = "Craftax-Classic"
     config.env.max_steps = 2_000
     config.env.slots = 4
-    config.agent.template = "crafter_v5"
+    config.agent.template = "crafter_v0"
 
     config.model.source = "smollm2-135m"
     config.model.dtype = "float32"
@@ -46,5 +47,6 @@ def get_config():
     config.training.row_tokens = 1_024
     config.training.batch_rows = 4
     config.training.microbatch_rows = 1
-    config.training.remat = "full"
+    config.training.share_prefix = 64
+    config.training.remat = "dots"
     return config

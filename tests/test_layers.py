@@ -17,7 +17,7 @@ ORDER = [
     {"training"},
     {"evaluation"},
     {"architect", "recipes"},
-    {"report", "bench", "preflight"},
+    {"report", "viewer", "bench", "preflight"},
     {"stages"},
     {"cli", "__main__"},
 ]

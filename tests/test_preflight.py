@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from models.test_lora import random_adapter
+from sampling.letters import LetterTokenizer
 
 from automem_jax.cli.preflight import parse_mesh
 from automem_jax.config import ConfigError, ExperimentConfig, LoraConfig, MeshConfig, TrainingConfig
 from automem_jax.models.config import DecoderConfig
-from automem_jax.preflight import check, hardware, programs, report
+from automem_jax.preflight import check, engine_programs, hardware, programs, report
 from automem_jax.preflight.compile import Compiler, environment
 from automem_jax.preflight.hlo import collectives
+from automem_jax.sampling.programs import Weights
 from automem_jax.sharding import make_mesh
 
 TINY = DecoderConfig(96, 64, 3, 4, 2, 16, 128)
@@ -193,17 +196,60 @@ def lowered():
         mesh,
         model,
         programs.lower_training(model, TRAINING, mesh, labels=16, nested=False),
-        programs.lower_decoding(model, mesh, slots=2, context=32),
+        [
+            engine_programs.lower_engine(model, mesh, program=program, slots=2, context=32)
+            for program in ("prefill", "decode")
+        ],
     )
 
 
 def test_arguments_are_those_of_the_model(lowered):
-    _, _, train, decode = lowered
+    _, _, train, (prefill, decode) = lowered
     adapters = 4 * check.adapter_parameters(TINY, TRAINING)
     assert train.arguments["base weights"] == 4 * TINY.parameter_count()
     assert train.arguments["adapters"] == adapters
     assert 0 <= train.arguments["optimizer"] - 2 * adapters < 64
-    assert decode.arguments["KV cache"] == 2 * 3 * 2 * 2 * 16 * 32 * 4 + 2 * 4 + 4
+    contexts = 2 + 1  # slots, and one for prefixes; beside them the block that nobody owns
+    cache = 2 * TINY.num_layers * TINY.num_kv_heads * TINY.head_dim * 4 * 32 * (contexts + 1)
+    for program in (prefill, decode):
+        assert program.arguments["KV cache"] == cache
+        assert program.arguments["base weights"] == 4 * TINY.parameter_count()
+
+
+def test_the_lowered_engine_programs_are_the_engines_own(lowered):
+    """An engine of that size calls the compiled ones and answers as it does by itself."""
+    from flax import nnx
+
+    from automem_jax.models.decoder import Decoder
+    from automem_jax.sampling.engine import Engine
+    from automem_jax.sampling.requests import GenerationRequest
+    from automem_jax.text.messages import SamplingSettings
+
+    mesh, model, _, programs_of_engine = lowered
+    base = Decoder(TINY, rngs=nnx.Rngs(params=0))
+    tokenizer = LetterTokenizer()
+
+    def made():
+        sizes = {"slots": 2, "max_context": 32, "mesh": mesh, "joined": True}
+        adapter = random_adapter(base, 1, rank=4)
+        return Engine(base, tokenizer, **sizes, adapters={"a": adapter})
+
+    request = GenerationRequest(0, list(range(5, 20)), SamplingSettings(max_tokens=8), adapter="a")
+    expected = made().generate([request])
+    engine = made()
+    compiled = [lowered.program.compile() for lowered in programs_of_engine]
+
+    def run(kind, shape, chosen, *given):
+        weights = Weights(engine._weights.state, None, engine._bank.layers)
+        if kind == "decode":
+            allowed = np.ones((2, TINY.vocab_size), bool)
+            given = (None, dataclasses.replace(given[1], allowed=allowed))
+        place = NamedSharding(mesh, PartitionSpec())
+        given = jax.device_put(given, place)
+        return compiled[kind == "decode"](weights, engine._cache, *given)
+
+    engine._run = run
+    assert engine.generate([request])[0].token_ids == expected[0].token_ids
 
 
 def test_the_lowered_step_is_the_training_loops_own(lowered):
@@ -282,14 +328,14 @@ def test_answers_are_kept_by_what_was_asked(tmp_path, monkeypatch):
     topology = hardware.parse("v6e:2x4")
     first = check.check(experiment(), topology, compiler)
     again = check.check(experiment(), topology, compiler)
-    assert len(asked) == 2 and first.fits and not first.programs[0].kept
-    assert [p.kept for p in again.programs] == [True, True]
+    assert len(asked) == 3 and first.fits and not first.programs[0].kept
+    assert [p.kept for p in again.programs] == [True] * 3
     other = dataclasses.replace(experiment(), training=TrainingConfig(batch_rows=32))
     check.check(other, topology, compiler, names=("train",))
-    assert len(asked) == 3
+    assert len(asked) == 4
     fresh, asked = fake_compiler(tmp_path, monkeypatch, sized(20), fresh=True)
     check.check(experiment(), topology, fresh)
-    assert len(asked) == 2
+    assert len(asked) == 3
 
 
 def test_find_walks_to_the_cheapest_slice_that_fits(tmp_path, monkeypatch):
@@ -336,7 +382,7 @@ def test_the_worker_leaves_the_accelerator_alone(monkeypatch):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed")
-def test_libtpu_compiles_both_steps(tmp_path):
+def test_libtpu_compiles_all_programs(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf()))
     config = experiment()
     model = dataclasses.replace(config.model, source=str(tmp_path), slots=8, max_context=128)

@@ -185,28 +185,37 @@ def replay(changes: Iterable[Mapping[str, Any]]) -> dict[str, Lines]:
     """
     files: dict[str, dict[int, str]] = {}
     for change in changes:
-        op, name = change["op"], change["file"]
-        if op == "create":
-            files[name] = {}
-            continue
-        if name not in files:
-            raise ValueError(
-                f"memory change {op!r} on {name!r}, which does not exist; trace incomplete"
-            )
-        lines = files[name]
-        if op == "insert":
-            new = [(number, text) for number, text in change["lines"]]
-            if change["at"] == len(lines):
-                lines.update(new)
-            else:
-                old = list(lines.items())
-                files[name] = dict(old[: change["at"]] + new + old[change["at"] :])
-        elif op == "remove":
-            for number in change["ids"]:
-                if lines.pop(number, None) is None:
-                    raise ValueError(f"memory change removes line {number}, not in {name!r}")
-        elif op == "delete":
-            del files[name]
-        else:
-            raise ValueError(f"unknown memory change {op!r}; known: create, insert, remove, delete")
+        apply_change(files, change)
     return {name: tuple(lines.items()) for name, lines in files.items()}
+
+
+def apply_change(files: dict[str, dict[int, str]], change: Mapping[str, Any]) -> None:
+    """Applies one of a trace's changes to files (name -> line id -> text, in file order), in place.
+
+    Raises:
+      ValueError: it does not fit these files.
+    """
+    op, name = change["op"], change["file"]
+    if op == "create":
+        files[name] = {}
+        return
+    if name not in files:
+        raise ValueError(
+            f"memory change {op!r} on {name!r}, which does not exist; trace incomplete"
+        )
+    lines = files[name]
+    if op == "insert":
+        new = [(number, text) for number, text in change["lines"]]
+        if change["at"] == len(lines):
+            lines.update(new)
+        else:
+            old = list(lines.items())
+            files[name] = dict(old[: change["at"]] + new + old[change["at"] :])
+    elif op == "remove":
+        for number in change["ids"]:
+            if lines.pop(number, None) is None:
+                raise ValueError(f"memory change removes line {number}, not in {name!r}")
+    elif op == "delete":
+        del files[name]
+    else:
+        raise ValueError(f"unknown memory change {op!r}; known: create, insert, remove, delete")

@@ -1,9 +1,10 @@
 """Loop 1: an architect rewrites the memory template, and a gate decides what stays."""
 
 from automem_jax.architect.brief import Brief, make_brief
+from automem_jax.architect.budget import Budget, BudgetSpent, Limits
 from automem_jax.architect.catalog import CatalogArchitect
 from automem_jax.architect.evolve import evolve
-from automem_jax.architect.gate import GateResult, check_disjoint, judge
+from automem_jax.architect.gate import Gate, GateResult, check_disjoint, judge
 from automem_jax.architect.ledger import Ledger, LedgerError, read_ledger
 from automem_jax.architect.proposal import (
     Architect,
@@ -13,18 +14,23 @@ from automem_jax.architect.proposal import (
     Proposal,
     ProposalError,
 )
-from automem_jax.architect.propose import ApiArchitect, make_architect
+from automem_jax.architect.propose import make_architect
+from automem_jax.architect.review import ApiArchitect
 
 __all__ = [
     "ApiArchitect",
     "Architect",
     "ArchitectError",
     "Brief",
+    "Budget",
+    "BudgetSpent",
     "CatalogArchitect",
     "Context",
+    "Gate",
     "GateResult",
     "Ledger",
     "LedgerError",
+    "Limits",
     "NoProposal",
     "Proposal",
     "ProposalError",

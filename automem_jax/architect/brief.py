@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -227,7 +228,7 @@ def format_brief(brief: Brief, baseline: Mapping[int, float] | None = None) -> s
         lines.append(f"{name}: {'none' if value is None else format(value, '.4g')}")
     for name, use in brief.files.items():
         lines.append(
-            f"file {name}: written in {use.episodes_written} episodes, {use.writes} writes "
+            f"file {_quoted(name)}: written in {use.episodes_written} episodes, {use.writes} writes "
             f"({use.redundant} redundant), consulted in {use.plan_consulted} of {use.plan_phases} "
             f"PLANs that could (asked for in {use.plan_asked}), at most {use.max_lines} lines"
         )
@@ -243,4 +244,9 @@ def format_brief(brief: Brief, baseline: Mapping[int, float] | None = None) -> s
 
 def _counts(counts: Mapping[str, int]) -> str:
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST_TOLD]
-    return "; ".join(f"{name}: {count}" for name, count in most) or "none"
+    return "; ".join(f"{_quoted(name)}: {count}" for name, count in most) or "none"
+
+
+def _quoted(name: str) -> str:
+    """A name as a JSON string: the agent may have given it, and it is no word of ours."""
+    return json.dumps(name[:_REASON_CHARS], ensure_ascii=False)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,14 +47,24 @@ class Edit:
     apply: Callable[[Data], Data]
 
 
+Finder = Callable[[Template, Brief], Iterable[Edit]]
+
+
 class CatalogArchitect:
-    """Proposes applicable edits, best first, none twice for the same parent."""
+    """Proposes applicable edits, best first, none twice for the same parent.
+
+    Args:
+      finders: what finds edits in a template and the brief of its traces; unless given, FINDERS.
+    """
+
+    def __init__(self, finders: Sequence[Finder] | None = None):
+        self._finders = finders
 
     def propose(self, context: Context) -> Proposal | None:
         """The next untried edit of the parent; None when all were tried."""
         parent = template_hash(context.template)
         tried = {row.get("edit") for row in context.history if row.get("parent_hash") == parent}
-        for edit in applicable_edits(context.template, context.brief):
+        for edit in applicable_edits(context.template, context.brief, self._finders):
             if edit.name in tried:
                 continue
             data = edit.apply(copy.deepcopy(to_data(context.template)))
@@ -71,16 +81,13 @@ class CatalogArchitect:
         return None
 
 
-def applicable_edits(template: Template, brief: Brief) -> list[Edit]:
+def applicable_edits(
+    template: Template, brief: Brief, finders: Sequence[Finder] | None = None
+) -> list[Edit]:
     """Edits whose trigger holds, by falling expected effect, then name."""
-    finders = (
-        _show_file_in_plan,
-        _normalized_dedupe,
-        _bound_big_file,
-        _more_turns,
-        _drop_log_when_unchanged,
-    )
-    edits = [edit for find in finders for edit in find(template, brief)]
+    edits = [
+        edit for find in (FINDERS if finders is None else finders) for edit in find(template, brief)
+    ]
     return sorted(edits, key=lambda edit: (-edit.effect, edit.name))
 
 
@@ -261,3 +268,12 @@ def _free_name(wanted: str, taken: Data) -> str:
     while name in taken:
         name, number = f"{wanted}_{number}", number + 1
     return name
+
+
+FINDERS: tuple[Finder, ...] = (
+    _show_file_in_plan,
+    _normalized_dedupe,
+    _bound_big_file,
+    _more_turns,
+    _drop_log_when_unchanged,
+)

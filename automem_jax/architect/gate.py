@@ -1,4 +1,4 @@
-"""Keep or drop a candidate template: paired seeds, a bootstrap interval, nothing on hope."""
+"""Keep or drop a candidate template: paired seeds, batch by batch, until a confidence sequence decides."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from automem_jax.config import ConfigError, SeedsConfig, seed_sets, shared_seeds
+from automem_jax.architect.sequential import MeanBet
+from automem_jax.config import ConfigError, GateConfig, SeedsConfig, seed_sets, shared_seeds
 from automem_jax.evaluation.statistics import mean, paired_difference
+
+_EARLIEST_DROP = 8  # pairs before a candidate may be dropped for having little chance
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,14 @@ class GateResult:
     Attributes:
       kept: the candidate replaces its parent.
       reason: why, in one line.
-      n: pairs (gate seeds).
-      candidate_mean, baseline_mean: mean progression of both sides.
-      mean_difference, interval: of candidate - baseline over the pairs; the interval is None for a
-        single pair.
-      confidence: of the interval.
+      n: pairs played. most: pairs there could have been. looks: batches after which it was judged.
+      candidate_mean, baseline_mean: mean progression of both sides over the pairs.
+      mean_difference: of candidate - baseline over the pairs.
+      interval: of the true mean difference: a confidence sequence, which holds whenever one stops.
+      level: chance that a candidate without an effect is kept. confidence: of the interval.
+      capital: of the bettor against "no better"; the candidate is kept at 1 / level.
+      bootstrap: percentile interval over the pairs, for comparison: it knows nothing of the early
+        stop; None for a single pair.
       wins, losses, ties: pairs better, worse, the same. discordant: wins + losses.
       candidate_failed, baseline_failed: failed episodes, each counted at what it reached.
     """
@@ -31,11 +37,16 @@ class GateResult:
     kept: bool
     reason: str
     n: int
+    most: int
+    looks: int
     candidate_mean: float
     baseline_mean: float
     mean_difference: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float]
+    level: float
     confidence: float
+    capital: float
+    bootstrap: tuple[float, float] | None
     wins: int
     losses: int
     ties: int
@@ -44,10 +55,131 @@ class GateResult:
     baseline_failed: int = 0
 
     def to_data(self) -> dict[str, Any]:
-        """JSON-ready fields."""
+        """JSON-ready fields, rounded to 6 digits so that every machine writes the same text."""
         data = dataclasses.asdict(self)
-        data["interval"] = None if self.interval is None else list(self.interval)
+        for name, value in data.items():
+            if isinstance(value, float):
+                data[name] = _rounded(value)
+            elif isinstance(value, tuple):
+                data[name] = [_rounded(bound) for bound in value]
         return data
+
+
+class Gate:
+    """One candidate against its parent. Play `next_batch()` with both, hand the scores to `add`.
+
+    The candidate is kept as soon as the lower end of the confidence sequence of the mean difference
+    lies above 0. It is dropped as soon as the upper end lies below `min_gain`, or the chance to be
+    kept in the pairs left, were its true gain one standard error above what was seen, falls below
+    `futility`; and when the seeds run out. Dropping early can only make a wrong keep rarer.
+
+    Args:
+      seeds: gate seeds, in the order they are played.
+      level: chance of keeping a candidate without an effect.
+      config: batch size, least gain of interest, least chance.
+
+    Raises:
+      ValueError: no seeds.
+    """
+
+    def __init__(self, seeds: Sequence[int], level: float, config: GateConfig | None = None):
+        if not seeds:
+            raise ValueError("no gate seeds; set seeds.gate to at least 2")
+        self.seeds, self.config = list(seeds), config or GateConfig()
+        self.bet = MeanBet(len(self.seeds), level, self.config.min_gain)
+        self.looks = 0
+        self.kept: bool | None = None  # None: not decided
+        self.reason = ""
+        self._baseline: dict[int, float] = {}
+        self._candidate: dict[int, float] = {}
+
+    def next_batch(self) -> list[int]:
+        """The seeds to play next; empty once it is decided."""
+        if self.kept is not None:
+            return []
+        return self.seeds[self.bet.n : self.bet.n + self.config.batch]
+
+    def add(self, baseline: Mapping[int, float], candidate: Mapping[int, float]) -> None:
+        """Takes the progression of the next batch by seed. A candidate's missing seed counts 0.
+
+        Raises:
+          ValueError: a seed without a baseline score.
+        """
+        batch = self.next_batch()
+        for seed in batch:
+            if seed not in baseline:
+                raise ValueError(
+                    f"baseline has no score for gate seed {seed}; run it on all of them"
+                )
+            self._baseline[seed] = baseline[seed]
+            self._candidate[seed] = candidate.get(seed, 0.0)
+        self.bet.add(self._candidate[seed] - self._baseline[seed] for seed in batch)
+        self.looks += 1
+        self._decide()
+
+    def crash(self, baseline: Mapping[int, float], reason: str) -> None:
+        """The candidate broke the harness: it loses, and what it did not play counts 0."""
+        if self.kept is None:
+            self.add(baseline, {})
+        self.kept, self.reason = False, f"crashed: {reason}"
+
+    def result(
+        self, candidate_failed: int = 0, baseline_failed: int = 0, samples: int = 10_000
+    ) -> GateResult:
+        """The figures so far; what is undecided is not kept. `samples`: of the bootstrap."""
+        bet = self.bet
+        gap = paired_difference(
+            self._candidate, self._baseline, confidence=1.0 - 2.0 * bet.level, samples=samples
+        )
+        return GateResult(
+            kept=bool(self.kept),
+            reason=self.reason or f"undecided after {bet.n} of {bet.pairs} pairs",
+            n=bet.n,
+            most=bet.pairs,
+            looks=self.looks,
+            candidate_mean=mean(list(self._candidate.values())),
+            baseline_mean=mean(list(self._baseline.values())),
+            mean_difference=gap.mean,
+            interval=bet.interval(),
+            level=bet.level,
+            confidence=1.0 - 2.0 * bet.level,
+            capital=bet.capital,
+            bootstrap=gap.interval,
+            wins=gap.wins,
+            losses=gap.losses,
+            ties=gap.ties,
+            discordant=gap.discordant,
+            candidate_failed=candidate_failed,
+            baseline_failed=baseline_failed,
+        )
+
+    def _decide(self) -> None:
+        bet, config = self.bet, self.config
+        needed = f"{1 / bet.level:.0f}-fold was needed"
+        if bet.positive:
+            self.kept = True
+            self.reason = (
+                f"no gain is ruled out: a bet against it grew {bet.capital:.0f}-fold, {needed}"
+            )
+        elif bet.n >= bet.pairs:
+            self.kept = False
+            self.reason = (
+                f"no gain is not ruled out: a bet against it grew {bet.capital:.2g}-fold, {needed}"
+            )
+        elif bet.n < _EARLIEST_DROP:
+            return
+        elif bet.small:
+            self.kept = False
+            self.reason = f"a mean difference of {config.min_gain:+g} or more is ruled out"
+        else:
+            hoped = bet.mean + bet.sd / math.sqrt(bet.n)
+            chance = bet.chance(hoped)
+            if chance < config.futility:
+                self.kept = False
+                self.reason = (
+                    f"with a true gain of {hoped:+.3f} the {bet.pairs - bet.n} pairs left would "
+                    f"show it with a chance of {100 * chance:.1f} %"
+                )
 
 
 def judge(
@@ -55,73 +187,29 @@ def judge(
     candidate: Mapping[int, float],
     seeds: Sequence[int],
     *,
-    confidence: float = 0.95,
+    level: float = 0.05,
+    config: GateConfig | None = None,
     samples: int = 10_000,
-    seed: int = 0,
     candidate_failed: int = 0,
     baseline_failed: int = 0,
     crashed: str | None = None,
 ) -> GateResult:
-    """Compares a candidate with its parent on the gate seeds.
-
-    Kept only if the lower end of the interval of the mean difference lies above 0, and enough pairs
-    differ that chance could not have made them all point one way (see `least_discordant`; a
-    bootstrap of a handful of pairs is too sure of itself). A seed the candidate has no score for
-    counts 0. A template that crashed is dropped.
+    """The verdict on scores that are already there, looked at batch by batch as `Gate` would.
 
     Args:
-      baseline, candidate: progression by seed.
+      baseline, candidate: progression by seed; what lies beyond the decision is not looked at.
+      level: chance of keeping a candidate without an effect. samples: of the bootstrap.
       crashed: why the candidate's run broke off, or None.
 
     Raises:
       ValueError: no seeds, or a seed without a baseline score.
     """
-    if not seeds:
-        raise ValueError("no gate seeds; set seeds.gate to at least 2")
-    missing = [s for s in seeds if s not in baseline]
-    if missing:
-        raise ValueError(f"baseline has no score for gate seed {missing[0]}; run it on all of them")
-    base = {s: baseline[s] for s in seeds}
-    cand = {s: candidate.get(s, 0.0) for s in seeds}
-    gap = paired_difference(cand, base, confidence=confidence, samples=samples, seed=seed)
-    least = least_discordant(confidence)
+    gate = Gate(seeds, level, config)
     if crashed is not None:
-        kept, reason = False, f"crashed: {crashed}"
-    elif gap.interval is None:
-        kept, reason = False, "one pair cannot decide; gate on more seeds"
-    elif gap.interval[0] <= 0.0:
-        low = gap.interval[0]
-        kept, reason = False, f"lower bound of the mean difference {low:+.4f} is not above 0"
-    elif gap.discordant < least:
-        kept = False
-        reason = f"only {gap.discordant} pairs differ; {least} are needed to tell it from chance"
-    else:
-        kept, reason = True, f"lower bound of the mean difference {gap.interval[0]:+.4f} is above 0"
-    return GateResult(
-        kept=kept,
-        reason=reason,
-        n=gap.n,
-        candidate_mean=mean(list(cand.values())),
-        baseline_mean=mean(list(base.values())),
-        mean_difference=gap.mean,
-        interval=gap.interval,
-        confidence=confidence,
-        wins=gap.wins,
-        losses=gap.losses,
-        ties=gap.ties,
-        discordant=gap.discordant,
-        candidate_failed=candidate_failed,
-        baseline_failed=baseline_failed,
-    )
-
-
-def least_discordant(confidence: float) -> int:
-    """Fewest differing pairs that can speak at this level.
-
-    Without an effect each differing pair is a coin toss, and all k point up with probability 2^-k;
-    the smallest k with 2^-k <= (1 - confidence) / 2. 6 at 0.95.
-    """
-    return math.ceil(math.log2(2.0 / (1.0 - confidence)) - 1e-9)
+        gate.crash(baseline, crashed)
+    while gate.kept is None:
+        gate.add(baseline, candidate)
+    return gate.result(candidate_failed, baseline_failed, samples)
 
 
 def check_disjoint(seeds: SeedsConfig) -> None:
@@ -135,3 +223,7 @@ def check_disjoint(seeds: SeedsConfig) -> None:
             f"seeds.{a} and seeds.{b} overlap in {shared.start}..{shared.stop - 1}; "
             f"move seeds.{b}_start or shrink one of them"
         )
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6)

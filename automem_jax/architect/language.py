@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import inspect
+import types
+import typing
 from typing import Any
 
 from automem_jax.agent import conditions, guards, template
@@ -30,6 +33,11 @@ _PARTS: dict[str, type] = {
     "limits": template.Limits,
     "overrides[]": template.OverrideSpec,
 }
+_CHOICES: dict[tuple[type, str], dict[str, Any]] = {
+    (template.FileSpec, "kind"): {"enum": list(template.FILE_KINDS)},
+    (template.FileSpec, "dedupe"): {"enum": list(template.DEDUPE_RULES)},
+    (template.SlotSpec, "builtin"): {"enum": ["", *template.BUILTINS]},
+}
 
 
 def describe_language() -> str:
@@ -45,6 +53,62 @@ def describe_language() -> str:
         ("Repairs", f"{_words(repair)}\nAll repairs: {', '.join(REPAIRS)}"),
     ]
     return "\n\n".join(f"## {title}\n{text}" for title, text in sections)
+
+
+def describe_parts() -> list[dict[str, Any]]:
+    """Each part of a template: its place, its meaning, and the JSON schema of what stands there."""
+    kinds = {cls: place for place, cls in _PARTS.items()}
+    parts = []
+    for place, cls in _PARTS.items():
+        hints = typing.get_type_hints(cls)
+        fields = dataclasses.fields(cls)
+        schema = {
+            "type": "object",
+            "properties": {
+                f.name: _schema_of(hints[f.name], kinds)
+                | _CHOICES.get((cls, f.name), {})
+                | ({"default": f.default} if _is_plain(f) else {})
+                for f in fields
+            },
+            "required": [f.name for f in fields if _is_needed(f)],
+            "additionalProperties": False,
+        }
+        parts.append({"part": place, "meaning": _words(cls), "schema": schema})
+    told = (("conditions", _words(conditions)), ("observer types", _observers()))
+    guards_told = f"{_words(guards)}\nAll types: {', '.join(GUARDS)}"
+    told += (("guard types", guards_told), ("action repairs", _words(repair)))
+    return parts + [{"part": part, "meaning": text} for part, text in told]
+
+
+def _schema_of(kind: Any, kinds: dict[type, str]) -> dict[str, Any]:
+    """JSON schema of a field; other parts are referred to by their place."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        wanted = next(k for k in inner if k is not type(None))
+        return {"anyOf": [_schema_of(wanted, kinds), {"type": "null"}]}
+    if origin is tuple:
+        return {"type": "array", "items": _schema_of(inner[0], kinds)}
+    if origin is collections.abc.Mapping:
+        return {"type": "object", "additionalProperties": _schema_of(inner[1], kinds)}
+    if kind in kinds:
+        return {"part": kinds[kind]}
+    if dataclasses.is_dataclass(kind):  # phases: holds nothing but its two parts
+        hints = typing.get_type_hints(kind)
+        return {
+            "type": "object",
+            "properties": {name: _schema_of(hint, kinds) for name, hint in hints.items()},
+        }
+    name = {str: "string", int: "integer", float: "number", bool: "boolean"}.get(kind)
+    return {"type": name} if name else {"description": "a condition or parameters"}
+
+
+def _is_plain(field: dataclasses.Field) -> bool:
+    return field.default is None or isinstance(field.default, (str, int, bool))
+
+
+def _is_needed(field: dataclasses.Field) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
 
 
 def _parts() -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,28 @@ def read_ledger(path: str | os.PathLike) -> list[dict[str, Any]]:
             raise LedgerError(f"{path}:{number}: expected a JSON object; restore the file")
         rows.append(row)
     return rows
+
+
+def looks_at_seeds(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """How often seeds were looked at, by seed set.
+
+    A look at a search seed is a template whose episode there was played for the architect to read; at a
+    gate seed, a candidate judged with it; at a held-out seed, an evaluation that scored it.
+
+    Returns:
+      for each set: `seeds` looked at, `looks` in all, and `most` at any one seed.
+    """
+    counts: dict[str, Counter[int]] = {}
+    for row in rows:
+        kind = row.get("type")
+        if kind in _LOOKS:
+            counts.setdefault(_LOOKS[kind], Counter()).update(row["seeds"])
+        elif kind == "charge" and row.get("set") == "search":
+            counts.setdefault("search", Counter()).update(row["seeds"])
+    return {
+        name: {"seeds": len(seen), "looks": seen.total(), "most": max(seen.values())}
+        for name, seen in counts.items()
+    }
+
+
+_LOOKS = {"look": "gate", "heldout": "heldout"}  # seed set by type of row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from automem_jax.agent.template import (
 )
 from automem_jax.agent.validate import check
 from automem_jax.architect.brief import Brief
+from automem_jax.architect.budget import Budget
 from automem_jax.config import ConfigError
 
 
@@ -48,6 +49,14 @@ class Context:
       brief: statistics of its traces on the search seeds.
       traces: those traces' files.
       history: ledger rows of earlier candidates, oldest first.
+      budget: what the architect may still spend; None: no limit, nothing recorded.
+      conversation: file for the answers paid for so far, so that a resumed attempt replays them;
+        None: nothing is kept.
+      gate_traces: traces of gate episodes, for the leakage audit alone: no architect may see them.
+      runs, templates: search-seed traces, and the templates themselves, by template id, of every
+        template that was played on them; the parent's own alone unless given.
+      seeds: the run's seed sets by name, for the audit: none of them may stand in a template.
+      note: what this attempt is (fresh, a continuation, a merge), in words.
     """
 
     env: str
@@ -60,6 +69,13 @@ class Context:
     traces: Sequence[Path] = ()
     history: Sequence[Mapping[str, Any]] = ()
     instructions: str = ""
+    budget: Budget | None = None
+    conversation: Path | None = None
+    gate_traces: Sequence[Path] = ()
+    runs: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    templates: Mapping[str, Template] = field(default_factory=dict)
+    seeds: Mapping[str, range] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)

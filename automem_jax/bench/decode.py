@@ -1,21 +1,14 @@
-"""Replays recorded requests against the engine, and the same ones by transformers' `generate`.
+"""Replays recorded requests against the engine.
 
 Episodes run side by side; an episode's next request is asked when its last one was answered, as a
-rollout does. Decoding is greedy, so that both sides do the same work: an answer ends with the model's end
-of turn or with `new_tokens`.
+rollout does. Decoding is greedy: an answer ends with the model's end of turn or with `new_tokens`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,17 +16,13 @@ import numpy as np
 
 from automem_jax.bench.recorded import RecordedEpisode
 from automem_jax.bench.train import peak_memory_gib
-from automem_jax.files import write_json
-from automem_jax.models.decoder import Decoder
-from automem_jax.models.weights import save_model
 from automem_jax.sampling.engine import Engine
 from automem_jax.sampling.requests import Generated, GenerationRequest, random_key
 from automem_jax.text import chat
 from automem_jax.text.messages import SamplingSettings
 from automem_jax.text.tokenizer import Tokenizer
 
-TORCH_SCRIPT = Path(__file__).with_name("decode_torch.py")
-TORCH_BATCHES = (1, 8)
+Place = tuple[int, int]  # of a request: episode, number within it
 
 
 @dataclass(frozen=True)
@@ -47,6 +36,22 @@ class Prompts:
     @property
     def lengths(self) -> list[int]:
         return [len(prompt) for episode in self.episodes for prompt in episode]
+
+    def __getitem__(self, place: Place) -> tuple[int, ...]:
+        return self.episodes[place[0]][place[1]]
+
+    def windows(self, count: int, size: int) -> list[list[Place]]:
+        """About `count` requests in groups of up to `size`, spread over the replay; each group is of
+        different episodes at about the same time, as they would be asked together."""
+        places = ((e, n) for e, prompts in enumerate(self.episodes) for n in range(len(prompts)))
+        order = sorted(places, key=lambda place: (place[1], place[0]))
+        groups = -(-min(count, len(order)) // size)
+        starts = [group * len(order) // groups for group in range(groups)] + [len(order)]
+        left, found = min(count, len(order)), []
+        for start, end in zip(starts, starts[1:], strict=False):
+            found.append(order[start : min(end, start + size, start + left)])
+            left -= len(found[-1])
+        return found
 
 
 def tokenise(
@@ -78,19 +83,31 @@ def tokenise(
 
 
 def replay(
-    engine: Engine, prompts: Prompts, concurrent: int, new_tokens: int
-) -> tuple[dict[str, Any], dict[tuple[int, int], Generated]]:
+    engine: Engine,
+    prompts: Prompts,
+    concurrent: int,
+    new_tokens: int,
+    pauses: Sequence[Callable[[], None]] = (),
+) -> tuple[dict[str, Any], dict[Place, Generated]]:
     """Answers every request, `concurrent` episodes at a time.
+
+    Args:
+      pauses: called once each, spread over the replay, while its clock stands still: what is measured
+        there meets the same load of the machine.
 
     Returns:
       Figures, and the answer to each (episode, number of the request).
     """
     sampling = SamplingSettings(temperature=0.0, max_tokens=new_tokens)
     waiting = list(range(len(prompts.episodes)))[::-1]
-    asked_at: dict[tuple[int, int], float] = {}
-    first_token_s: dict[tuple[int, int], float] = {}
+    asked_at: dict[Place, float] = {}
+    first_token_s: dict[Place, float] = {}
     answered_s: list[float] = []
-    answers: dict[tuple[int, int], Generated] = {}
+    answers: dict[Place, Generated] = {}
+    total, paused_s, paused = len(prompts.lengths), 0.0, 0
+
+    def now_s() -> float:
+        return time.perf_counter() - paused_s
 
     def ask(episode: int, number: int) -> None:
         if number == len(prompts.episodes[episode]):
@@ -98,15 +115,15 @@ def replay(
                 return
             episode, number = waiting.pop(), 0
         prompt, key = prompts.episodes[episode][number], prompts.keys[episode][number]
-        asked_at[episode, number] = time.perf_counter()
+        asked_at[episode, number] = now_s()
         engine.submit(GenerationRequest((episode, number), prompt, sampling, key))
 
-    before, started = engine.counters(), time.perf_counter()
+    before, started = engine.counters(), now_s()
     for _ in range(min(concurrent, len(waiting))):
         ask(waiting.pop(), 0)
     while not engine.idle():
         events = engine.step()
-        now = time.perf_counter()
+        now = now_s()
         for event in events:
             if event.token_ids:
                 first_token_s.setdefault(event.id, now - asked_at[event.id])
@@ -114,7 +131,11 @@ def replay(
                 answers[event.id] = event.finished
                 answered_s.append(now - asked_at[event.id])
                 ask(event.id[0], event.id[1] + 1)
-    seconds = time.perf_counter() - started
+        while paused < len(pauses) and len(answers) >= total * (paused + 0.5) / len(pauses):
+            begun = time.perf_counter()
+            pauses[paused]()
+            paused_s, paused = paused_s + time.perf_counter() - begun, paused + 1
+    seconds = now_s() - started
     after = engine.counters()
     spent = {
         name: after[name] - before[name]
@@ -152,75 +173,3 @@ def warm_up(engine: Engine, prompts: Prompts, concurrent: int, new_tokens: int) 
     for batch in batches:
         engine.generate([GenerationRequest(("warm", i), p, sampling) for i, p in enumerate(batch)])
     engine.clear_cache()
-
-
-def measure_torch(
-    python: str,
-    model: Decoder,
-    eos_id: int,
-    prompts: Sequence[Sequence[int]],
-    new_tokens: int,
-    threads: int,
-    directory: Path | None = None,
-) -> dict[str, Any]:
-    """The same requests by transformers' `generate` in another process, at each of TORCH_BATCHES.
-
-    Args:
-      directory: the weights as a Hugging Face checkpoint; None: they are written out for it.
-
-    Returns:
-      {"batch_1": figures, ...} with the `tokens` of each answer, or {"why": ...} where torch or
-      transformers are not there.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        if directory is None:
-            directory = folder / "model"
-            save_model(model, directory)
-        np.savez(
-            folder / "prompts.npz",
-            lengths=np.array([len(p) for p in prompts]),
-            ids=np.concatenate([np.asarray(p, np.int64) for p in prompts]),
-        )
-        job = {"model": str(directory.resolve()), "eos_id": eos_id, "new_tokens": new_tokens}
-        write_json(folder / "job.json", job | {"threads": threads, "batches": list(TORCH_BATCHES)})
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        environment |= {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        try:
-            done = subprocess.run(
-                [python or sys.executable, str(TORCH_SCRIPT), str(folder)],
-                capture_output=True,
-                text=True,
-                env=environment,
-            )
-        except OSError as error:
-            return {"why": str(error)}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"why": lines[-1] if lines else f"exit status {done.returncode}"}
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def compare(
-    ours: dict[str, Any], theirs: dict[str, Any], answers: Sequence[Generated]
-) -> dict[str, Any]:
-    """What theirs comes to beside ours: times faster, and the share of equal answers.
-
-    Args:
-      answers: ours, to the requests that they were given, in order.
-    """
-    speeds = {}
-    for batch in TORCH_BATCHES:
-        row = theirs.get(f"batch_{batch}")
-        if row is None:
-            continue
-        tokens = row.pop("tokens")
-        same = sum(list(a.token_ids) == t for a, t in zip(answers, tokens, strict=True))
-        row["same_answers"] = same / len(tokens)
-        row["ours_is_times_faster"] = ours["requests_per_s"] / row["requests_per_s"]
-        speeds[batch] = row["requests_per_s"]
-    if speeds:
-        best = max(speeds, key=speeds.get)
-        theirs["better_batch"] = best
-        theirs["ours_is_times_faster"] = ours["requests_per_s"] / speeds[best]
-    return theirs

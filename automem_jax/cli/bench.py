@@ -6,8 +6,8 @@ matmul peak, memory, compilation; where torch, transformers and peft are install
 
 `automem bench decode` replays the requests of recorded episodes (--requests: a file of them or a
 directory of traces) with the config's model: requests/s, tokens/s, prefix reuse, time to first token,
-memory; where torch and transformers are installed (here or in --torch_python), the same requests by
-`generate`, one at a time and in batches of 8.
+memory; where torch and transformers are installed (here or in --torch_python), --torch_requests of them
+by `generate` on the same weights, one at a time and in batches of 8, in pauses of the replay.
 
 `automem bench harness` plays an episode under --config.agent.template with a scripted player, in one
 environment (--env), and measures what the agent costs besides environment and model: time a step early
@@ -18,6 +18,7 @@ Prints tables and writes WORKDIR/bench/env.json, harness.json, train.json or dec
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -42,7 +43,9 @@ _EXAMPLES = flags.stage_flag(
 )
 _STEPS = flags.stage_flag("steps", "6", "train: optimizer steps to time, after one that compiles.")
 _TORCH_PYTHON = flags.stage_flag(
-    "torch_python", "", "train: Python interpreter that has torch, transformers and peft."
+    "torch_python",
+    "",
+    "train, decode: Python interpreter that has torch, transformers and (train) peft.",
 )
 _TORCH = flags.stage_flag(
     "torch",
@@ -63,7 +66,7 @@ _PER_EPISODE = flags.stage_flag(
 _NEW_TOKENS = flags.stage_flag("new_tokens", "32", "decode: the longest answer, in tokens.")
 _REUSE = flags.stage_flag("prefix_reuse", "on", "decode: reuse cached prefixes.", ["on", "off"])
 _TORCH_REQUESTS = flags.stage_flag(
-    "torch_requests", "16", "decode: requests to time with transformers; 0: none."
+    "torch_requests", "16", "decode: requests to time with transformers; 0: none; all: all."
 )
 ITEMS = 256
 
@@ -154,6 +157,7 @@ def main_train(experiment: flags.Experiment) -> None:
 def main_decode(experiment: flags.Experiment) -> None:
     """`automem bench decode`."""
     from automem_jax.bench import decode as bench
+    from automem_jax.bench import generate
     from automem_jax.bench.env import machine
     from automem_jax.bench.recorded import SHIPPED, read_recorded
     from automem_jax.rollout.runner import Runner
@@ -164,7 +168,9 @@ def main_decode(experiment: flags.Experiment) -> None:
 
     new_tokens, concurrent = number("new_tokens", _NEW_TOKENS.value, 1), _EPISODES.value
     concurrent = number("episodes", concurrent, 1)
-    torch_requests = number("torch_requests", _TORCH_REQUESTS.value, 0)
+    torch_requests = None
+    if _TORCH_REQUESTS.value != "all":
+        torch_requests = number("torch_requests", _TORCH_REQUESTS.value, 0)
     per_episode = number("requests_per_episode", _PER_EPISODE.value, 0)
     source = Path(_REQUESTS.value) if _REQUESTS.value else SHIPPED
     recorded = read_recorded(source)
@@ -182,7 +188,7 @@ def main_decode(experiment: flags.Experiment) -> None:
     engine = Engine(
         runner.model,
         runner.tokenizer,
-        slots=config.slots,
+        slots=concurrent,  # as many run together, whatever the config has room for
         max_context=config.max_context,
         prefix_reuse=_REUSE.value == "on",
     )
@@ -193,24 +199,35 @@ def main_decode(experiment: flags.Experiment) -> None:
         f"model.max_context {config.max_context}",
         flush=True,
     )
+    print("compiling ...", flush=True)
     bench.warm_up(engine, prompts, concurrent, new_tokens)
-    ours, answers = bench.replay(engine, prompts, concurrent, new_tokens)
+    groups = prompts.windows(
+        len(lengths) if torch_requests is None else torch_requests, max(generate.BATCHES)
+    )
+    theirs: dict[str, Any] = {"why": "not asked for"}
+    with contextlib.ExitStack() as stack:
+        comparison = None
+        if groups:
+            try:
+                transformers = generate.Transformers(
+                    _TORCH_PYTHON.value,
+                    runner.model,
+                    runner.tokenizer.eos_id,
+                    new_tokens,
+                    len(os.sched_getaffinity(0)),
+                )
+            except generate.NoTransformers as error:
+                theirs = {"why": str(error)}
+            else:
+                stack.enter_context(transformers)
+                comparison = generate.Comparison(transformers, prompts, groups)
+        pauses = comparison.pauses() if comparison else ()
+        ours, answers = bench.replay(engine, prompts, concurrent, new_tokens, pauses)
+        if comparison:
+            theirs = comparison.figures(ours, answers)
     for name, value in ours.items():
         print(f"  {name:<26} {_figure(value)}")
-    theirs: dict[str, Any] = {"why": "not asked for"}
-    if torch_requests:
-        order = sorted(answers, key=lambda place: (place[1], place[0]))  # as in lockstep play
-        chosen = order[:: max(1, len(order) // torch_requests)][:torch_requests]
-        theirs = bench.measure_torch(
-            _TORCH_PYTHON.value,
-            runner.model,
-            runner.tokenizer.eos_id,
-            [prompts.episodes[episode][number] for episode, number in chosen],
-            new_tokens,
-            len(os.sched_getaffinity(0)),
-        )
-        theirs = bench.compare(ours, theirs, [answers[place] for place in chosen])
-    for batch in bench.TORCH_BATCHES:
+    for batch in generate.BATCHES:
         if row := theirs.get(f"batch_{batch}"):
             print(
                 f"transformers generate, batch {batch}: {row['requests_per_s']:.3f} requests/s, "
@@ -218,6 +235,11 @@ def main_decode(experiment: flags.Experiment) -> None:
                 f"{row['ours_is_times_faster']:.2f} times that; {row['same_answers']:.0%} of the "
                 "answers are the same"
             )
+    if "requests" in theirs:
+        print(
+            f"transformers answered {theirs['requests']} of the requests, of "
+            f"{theirs['mean_prompt_tokens']:.0f} tokens on the average, in pauses of the replay"
+        )
     if "why" in theirs:
         print(f"transformers generate: not measured ({theirs['why']})")
     facts = {"machine": machine(), "requests": str(source), "recorded": _RECORDED.value}

@@ -125,7 +125,9 @@ def record_config(experiment: Experiment) -> None:
 
 
 _FREE_TO_CHANGE = frozenset(
-    {"env.slots", "env.workers", "env.step_timeout_s", "env.levels_dir"}
+    {"env.slots", "env.workers", "env.step_timeout_s", "env.levels_dir", "architect.replay"}
+    | {f"architect.budget.{name}" for name in ("dollars", "tokens", "episodes", "wall_s")}
+    | {f"architect.price.{name}" for name in ("input", "output", "cached_input", "cache_write")}
     | {f"training.mesh.{axis}" for axis in ("data", "fsdp", "tensor", "sequence", "slices")}
     | {
         f"training.{name}"

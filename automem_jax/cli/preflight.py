@@ -20,7 +20,7 @@ _FIND = flags.stage_flag(
     False,
     "Walk the listed slices, cheapest first, to the first that fits; with --topology, of its kind.",
 )
-_PROGRAMS = flags.stage_flag("programs", "train,decode", "Which to compile.")
+_PROGRAMS = flags.stage_flag("programs", "train,prefill,decode", "Which to compile.")
 _LABELS = flags.stage_flag("labels", "0", "Supervised tokens a row at most; 0: an eighth of it.")
 _FRESH = flags.stage_flag("fresh", False, "Compile even where an answer is kept.")
 _JSON = flags.stage_flag("json", "", "Also write all figures here; - : print only them.")
@@ -106,11 +106,13 @@ def parse_mesh(text: str) -> MeshConfig | None:
 
 
 def _names(text: str) -> tuple[str, ...]:
+    from automem_jax.preflight.check import PROGRAMS
+
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
-        if name not in ("train", "decode"):
-            raise flags.UsageError(f"--programs: {name!r} is none of train, decode")
-    return names or ("train", "decode")
+        if name not in PROGRAMS:
+            raise flags.UsageError(f"--programs: {name!r} is none of {', '.join(PROGRAMS)}")
+    return names or PROGRAMS
 
 
 def _number(name: str, text: str) -> int:

@@ -36,7 +36,6 @@ _SHUTDOWN = flags.stage_flag("shutdown_s", "30", "Seconds that running requests 
 
 def main(experiment: flags.Experiment) -> None:
     from automem_jax.serve import server
-    from automem_jax.serve.app import ChatApp, Limits
 
     address = server.Address(
         _HOST.value, _number("port", _PORT.value, 0), _number("shutdown_s", _SHUTDOWN.value, 1)
@@ -49,11 +48,6 @@ def main(experiment: flags.Experiment) -> None:
             f"--host={address.host} can be reached from other machines; export a key for clients in "
             f"{_KEY.value}, or listen on 127.0.0.1"
         )
-    limits = Limits(
-        body_bytes=_number("max_body_kib", _BODY.value, 1) * 2**10,
-        requests=_number("max_requests", _REQUESTS.value, 1),
-        max_tokens=_number("max_tokens", _TOKENS.value, 0),
-    )
     adapters = adapter_paths(_ADAPTERS.value, experiment.workdir)
     root = Path(_ADAPTER_ROOT.value) if _ADAPTER_ROOT.value else None
     if root is not None and not root.is_dir():
@@ -61,6 +55,14 @@ def main(experiment: flags.Experiment) -> None:
     name = _NAME.value or Path(experiment.config.model.source).name
     if name in adapters:
         raise flags.UsageError(f"--served_name={name}: an adapter has this name too")
+
+    from automem_jax.serve.app import ChatApp, Limits
+
+    limits = Limits(
+        body_bytes=_number("max_body_kib", _BODY.value, 1) * 2**10,
+        requests=_number("max_requests", _REQUESTS.value, 1),
+        max_tokens=_number("max_tokens", _TOKENS.value, 0),
+    )
     flags.use_compilation_cache()
     bound = server.bind(address)  # before the model is loaded: a port in use is told at once
     engine, tokenizer, base = make_engine(experiment, adapters, limits.requests)

@@ -33,6 +33,8 @@ from automem_jax import sharding
 KINDS = ("auto", "plain", "chunked", "splash", "cudnn")
 NEGATIVE = -1e30
 BANDS = 4  # causal halves, quarters ...: with 4 bands 5/8 of all products are computed
+CPU_BANDS = 8  # a band of one chunk is no loop: on CPUs such bands run side by side,
+CPU_BANDED = 2048  # each with its scores in memory, so in short rows only
 SPLASH_BLOCK = 512
 SAVED = "attention"  # name of output and softmax sums for remat policies
 
@@ -168,7 +170,8 @@ def chunked(q, k, v, ends: Int[Array, "B S"], chunk: int = 0) -> Float[Array, "B
     """
     b, t, kv, g, c = q.shape
     shards = sharding.axis_size("time", t)
-    bands = BANDS if shards == 1 and t >= 2 * BANDS else 1
+    bands = CPU_BANDS if sharding.platform() == "cpu" and t <= CPU_BANDED else BANDS
+    bands = bands if shards == 1 and t >= 2 * bands else 1
     chunk = chunk or (128 if t <= 4096 else 512)
     chunk = min(chunk, -(-t // (shards * bands)))
     steps = -(-t // (shards * bands * chunk))

@@ -17,11 +17,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from automem_jax.models.attention import NEGATIVE, Visible, attend, prepared
+from automem_jax.models.attention import Visible, attend, prepared
 from automem_jax.models.config import DecoderConfig, RopeScaling
-from automem_jax.models.kv_cache import KVCache
 from automem_jax.models.low_rank import merged_product, thin_product
 from automem_jax.models.quantize import dequantize
 from automem_jax.models.settings import LAYER_INPUT, PROJECTED, Dropout, Settings, rematerialized
@@ -304,23 +303,18 @@ class Decoder(nnx.Module):
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
-        cache: KVCache | None = None,
         adapter_ids: Int[Array, " B"] | None = None,
     ):
-        """Logits [B, T, V]; with `cache` (T = 1) a pair (logits, cache with the tokens written).
+        """Logits [B, T, V].
 
         Args:
           tokens: ids, 0 .. V - 1.
-          positions: rotary positions; by default they count from 0 in every segment, or follow the cache.
+          positions: rotary positions; by default they count from 0 in every segment.
           segment_ids: tokens attend within their own segment only; 0 is padding. Default: all 1.
-          cache: attention state to read and extend by one token a row.
           adapter_ids: adapter of each row, 0 = the base alone, i = adapter i (from 1). None: base.
         """
-        if cache is None:
-            hidden, _ = self.hidden(tokens, positions, segment_ids, adapter_ids)
-            return self.unembed(hidden)
-        hidden, cache = self.extend(tokens, cache, adapter_ids)
-        return self.unembed(hidden), cache
+        hidden, _ = self.hidden(tokens, positions, segment_ids, adapter_ids)
+        return self.unembed(hidden)
 
     def hidden(
         self,
@@ -379,38 +373,6 @@ class Decoder(nnx.Module):
             keys = jax.random.split(dropout_key, self.config.num_layers)
         x, new = jax.lax.scan(rematerialized(body, settings.remat), x, (stacked, keys))
         return self.final_norm(x), new
-
-    def extend(self, tokens: Int[Array, "B 1"], cache: KVCache, adapter_ids=None, unstacked=None):
-        """Hidden states of one more token a row [B, 1, D], and the cache with it written.
-
-        Layers are unrolled, not scanned: a scan would copy every layer's cache at every token.
-        `unstacked` is `unstacked_layers()`, sliced once outside a decode loop.
-        """
-        if tokens.shape[1] != 1:
-            raise ValueError(f"a cached call takes one token a row, got T = {tokens.shape[1]}")
-        x, rotation, chosen = self._enter(
-            tokens, (cache.lengths + cache.step)[:, None], adapter_ids
-        )
-        mask, keys, values = cache.valid(), [], []
-        graphdef = nnx.graphdef(self.layers)
-        for state, past in zip(
-            unstacked or self.unstacked_layers(),
-            zip(cache.keys, cache.values, strict=False),
-            strict=False,
-        ):
-            layer = nnx.merge(graphdef, state)
-
-            def attention(q, k, v, past=past):
-                k = written(past[0], k.swapaxes(2, 3), cache.step, 3)
-                v = written(past[1], v, cache.step, 2)
-                return attend_cached(q, k, v, mask), (k, v)
-
-            x, (k, v) = layer(x, rotation, None, chosen, attention)
-            keys.append(k)
-            values.append(v)
-        return self.final_norm(x), KVCache(
-            tuple(keys), tuple(values), cache.lengths, cache.step + 1
-        )
 
     def unstacked_layers(self) -> list[nnx.State]:
         """The state of each layer, sliced from the stack."""
@@ -481,23 +443,9 @@ def segment_positions(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
     return index - jax.lax.cummax(start, axis=1)
 
 
-def attend_cached(q: Float[Array, "B 1 K G C"], k, v, valid: Bool[Array, "B S"]):
-    """Attention of one token over the cache: k [B, K, C, S], v [B, K, S, C]."""
-    scale = q.shape[-1] ** -0.5
-    scores = jnp.einsum("bkgc,bkcs->bkgs", q[:, 0] * scale, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(valid[:, None, None], scores, NEGATIVE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgs,bksc->bkgc", weights, v)[:, None]
-
-
-def written(cache: Array, new: Array, step: Int[Array, ""], axis: int) -> Array:
-    """`cache` with `new` at index `step` of `axis`."""
-    return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), step, axis)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(graphdef, state, tokens, positions, segment_ids, adapter_ids):
-    return nnx.merge(graphdef, state)(tokens, positions, segment_ids, None, adapter_ids)
+    return nnx.merge(graphdef, state)(tokens, positions, segment_ids, adapter_ids)
 
 
 def logits(model: Decoder, tokens, segment_ids=None, positions=None, adapter_ids=None):

@@ -129,7 +129,10 @@ def _completion(answer: Any, stop: tuple[str, ...]) -> Completion:
         getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
     )
     if message is None:
-        raise GarbledAnswer("the answer holds no choices[0].message")
+        told = getattr(
+            answer, "error", None
+        )  # some gateways answer 200 and say here what went wrong
+        raise GarbledAnswer(f"the answer holds no choices[0].message{f': {told}' if told else ''}")
     choice = choices[0]
     text = message.content or ""
     refusal = getattr(message, "refusal", None)

@@ -22,6 +22,7 @@ from automem_jax.models.config import (
 from automem_jax.preflight.compile import Compiler
 from automem_jax.preflight.hardware import Topology, default_mesh, listed
 
+PROGRAMS = ("train", "prefill", "decode")
 LABELS_SHARE = 8  # a row is taken to have at most one supervised token in eight
 KNOWN_SHAPES = {
     "embedded": embedded,
@@ -37,7 +38,7 @@ class Program:
     """One compiled program on one device.
 
     Attributes:
-      name: "train" or "decode".
+      name: one of PROGRAMS.
       memory: bytes by kind; they add up to the peak.
       peak_bytes: the compiler's own figure.
       usable_bytes: what a program may occupy there.
@@ -77,7 +78,7 @@ class Preflight:
     """An experiment on one topology.
 
     Attributes:
-      programs: train, decode.
+      programs: of PROGRAMS.
       flop_a_token: by formula, see `flop_a_token`.
     """
 
@@ -123,7 +124,7 @@ def check(
     *,
     mesh: MeshConfig | None = None,
     labels: int = 0,
-    names: tuple[str, ...] = ("train", "decode"),
+    names: tuple[str, ...] = PROGRAMS,
     show: Callable[[str, float], None] | None = None,
 ) -> Preflight:
     """Compiles the programs of `config` for `topology`.
@@ -162,7 +163,7 @@ def check(
             )
         else:
             more |= {"slots": slots, "context": context}
-            about = f"{slots} slots x {context} cached tokens"
+            about = f"{slots} slots x {context} tokens, one adapter resident"
         found = compiler.run(request | more, show and (lambda s, name=name: show(name, s)))
         programs.append(_program(name, found, topology, about))
     adapters = adapter_parameters(shape, training)

@@ -1,13 +1,12 @@
-"""The real training step and the real decode loop, lowered from shapes alone for a named mesh.
+"""The real training step, lowered from shapes alone for a named mesh.
 
 Nothing is allocated: every array is a jax.ShapeDtypeStruct with its sharding.
 
-Axes: B rows or slots, T tokens of a row, M labels of a row, S cache positions, V vocabulary.
+Axes: B rows, T tokens of a row, M labels of a row.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,22 +19,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from automem_jax.config import TrainingConfig
 from automem_jax.models.config import DecoderConfig
-from automem_jax.models.decoder import BaseWeight, Decoder
-from automem_jax.models.kv_cache import KVCache, empty_cache
+from automem_jax.models.decoder import Decoder
 from automem_jax.models.lora import add_adapters
 from automem_jax.models.quantize import quantize_base
 from automem_jax.models.settings import Settings
-from automem_jax.sampling.decode import Rows, decode
-from automem_jax.sampling.stop_strings import StopTable
-from automem_jax.sampling.token_choice import ChoiceSettings
-from automem_jax.sharding import DEFAULT_RULES, activation_spec, variable_sharding
+from automem_jax.sharding import DEFAULT_RULES, variable_sharding
 from automem_jax.training.feed import BY_TOKEN
 from automem_jax.training.objectives import EXTRA_FIELDS, objective_of
 from automem_jax.training.optimizer import make_optimizer
 from automem_jax.training.step import Partition, TrainState, make_train_step, partition
 
 TOTAL_STEPS = 1000  # of the schedule; memory does not depend on it
-STOP_STATES = 64  # of the stop automaton
 
 
 @dataclass(frozen=True)
@@ -161,73 +155,6 @@ def abstract_batch(
             sharding=NamedSharding(mesh, DEFAULT_RULES.spec(axes)),
         )
     return batch
-
-
-def lower_decoding(model: Decoder, mesh: Mesh, *, slots: int, context: int) -> Lowered:
-    """The sampler's decode loop for `slots` rows of `context` cached tokens, on `mesh`."""
-    config = model.config
-    graphdef, state = nnx.split(model)
-    dtype = model.embed.get_value().dtype
-
-    def placed(value, *axes):
-        with jax.set_mesh(mesh):
-            spec = activation_spec(axes, value.shape)
-        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=NamedSharding(mesh, spec))
-
-    cache = jax.eval_shape(functools.partial(empty_cache, config, slots, context, dtype))
-    row = ("batch",)
-    cache = KVCache(
-        keys=tuple(placed(k, "batch", "act_kv_heads", None, None) for k in cache.keys),
-        values=tuple(placed(v, "batch", "act_kv_heads", None, None) for v in cache.values),
-        lengths=placed(cache.lengths, *row),
-        step=placed(cache.step),
-    )
-
-    def column(dtype, *more):
-        return placed(jax.ShapeDtypeStruct((slots, *more), dtype), "batch", *([None] * len(more)))
-
-    rows = Rows(
-        *(column(jnp.int32) for _ in range(4)),
-        choice=ChoiceSettings(
-            temperature=column(jnp.float32),
-            top_p=column(jnp.float32),
-            top_k=column(jnp.int32),
-            min_p=column(jnp.float32),
-            key=column(jnp.uint32, 4),
-        ),
-    )
-    table = jax.ShapeDtypeStruct((STOP_STATES, config.vocab_size), jnp.int32)
-    stops = StopTable(placed(table, None, None), placed(table, None, None))
-    logits = placed(
-        jax.ShapeDtypeStruct((slots, config.vocab_size), jnp.float32), "batch", "act_vocab"
-    )
-    seed = placed(jax.ShapeDtypeStruct((), jnp.uint32))
-
-    def run(state, cache, logits, rows, stops, seed):
-        model = nnx.merge(graphdef, state)
-        end = decode(
-            model,
-            cache,
-            logits,
-            rows,
-            stops,
-            seed,
-            eos_id=0,
-            needs_sort=False,
-            use_adapters=model.adapter_count > 0,
-        )
-        return end.cache, end.tokens, end.logprobs, end.counts, end.ended
-
-    base, adapters = nnx.split_state(state, BaseWeight, ...)
-    arguments = {
-        "base weights": device_bytes(base),
-        "adapters": device_bytes(adapters),
-        "KV cache": device_bytes(cache),
-        "other": device_bytes((rows, stops, logits)),
-    }
-    with jax.set_mesh(mesh):
-        program = jax.jit(run, donate_argnums=1).lower(state, cache, logits, rows, stops, seed)
-    return Lowered(program, arguments)
 
 
 def device_bytes(tree: Any) -> int:

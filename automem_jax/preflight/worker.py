@@ -23,7 +23,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     from automem_jax.config import TrainingConfig, from_config_dict
     from automem_jax.models.config import DecoderConfig
-    from automem_jax.preflight import hardware, programs
+    from automem_jax.preflight import engine_programs, hardware, programs
     from automem_jax.preflight.hlo import collectives
     from automem_jax.sharding import make_mesh
 
@@ -44,8 +44,12 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             model, training, mesh, labels=request["labels"], nested=training.share_prefix > 0
         )
     else:
-        lowered = programs.lower_decoding(
-            model, mesh, slots=request["slots"], context=request["context"]
+        lowered = engine_programs.lower_engine(
+            model,
+            mesh,
+            program=request["program"],
+            slots=request["slots"],
+            context=request["context"],
         )
     held = sum(lowered.arguments.values())
     result: dict[str, Any] = {"arguments": lowered.arguments, "refused": ""}

@@ -20,6 +20,10 @@ class Attempt:
       changes: places of the template whose structure changed.
       diff: unified diff of the two templates.
       gate: figures of the gate (architect.gate.GateResult); empty where it was not reached.
+      parents: all templates it was made from; two for a merge.
+      against: the template it was gated against, its parent unless the ledger says otherwise.
+      search_mean: mean progression on the search seeds, where a population search played it there.
+      pooled: it joined a population search's pool.
     """
 
     template: str
@@ -32,6 +36,10 @@ class Attempt:
     changes: Sequence[str]
     diff: str
     gate: Mapping[str, Any]
+    parents: Sequence[str] = ()
+    against: str = ""
+    search_mean: float | None = None
+    pooled: bool = False
 
 
 def attempts(ledger: Iterable[Mapping[str, Any]]) -> list[Attempt]:
@@ -48,6 +56,10 @@ def attempts(ledger: Iterable[Mapping[str, Any]]) -> list[Attempt]:
             changes=row.get("structural_changes") or (),
             diff=str(row.get("diff") or ""),
             gate=row.get("gate") or {},
+            parents=tuple(map(str, row.get("parents") or [row["parent"]])),
+            against=str(row.get("against") or row["parent"]),
+            search_mean=row.get("search_mean"),
+            pooled=bool(row.get("pooled")),
         )
         for row in ledger
         if row.get("type") == "candidate" and row.get("verdict") in ("kept", "dropped")

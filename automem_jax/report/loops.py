@@ -9,6 +9,7 @@ from typing import Any
 from automem_jax.report.attempts import Attempt, attempts
 from automem_jax.report.chosen import selection_details
 from automem_jax.report.figures import line_plot
+from automem_jax.report.lineage import lineage_tree, spend_and_looks
 from automem_jax.report.material import Material, Selection, kind_style
 from automem_jax.report.page import (
     Html,
@@ -37,7 +38,8 @@ def templates(material: Material) -> Html:
         f"{len(tried)} edits were tried and {kept} kept.",
         f" Best template: {best}." if best else "",
     )
-    return join([head, *(_attempt(attempt) for attempt in tried)])
+    parts = [head, lineage_tree(tried, best or ""), spend_and_looks(material.ledger)]
+    return join([*parts, tag("h3", "Edits"), *(_attempt(attempt) for attempt in tried)])
 
 
 def selection(material: Material) -> Html:
@@ -116,6 +118,7 @@ def _attempt(attempt: Attempt) -> Html:
         ("Verdict", attempt.reason),
         ("Diagnosis", attempt.diagnosis),
         ("Expected", attempt.expected),
+        ("Measured", _measured(attempt)),
         ("Structure changed", ", ".join(map(str, attempt.changes))),
     ):
         if text:
@@ -123,7 +126,7 @@ def _attempt(attempt: Attempt) -> Html:
     gate = attempt.gate
     if gate:
         row = (
-            attempt.parent,
+            attempt.against,
             percent(gate["baseline_mean"]),
             percent(gate["candidate_mean"]),
             percent(gate["mean_difference"], True),
@@ -132,12 +135,25 @@ def _attempt(attempt: Attempt) -> Html:
             f"{gate['wins']} / {gate['losses']} / {gate['ties']}",
         )
         level = f"{100 * gate['confidence']:g} % interval"
-        head = ("parent", "parent %", "candidate %", "difference", level, "pairs", _WINS)
+        head = ("against", "its %", "candidate %", "difference", level, "pairs", _WINS)
         parts.append(table(head, [row], "Gate"))
     else:
         parts.append(missing("It did not reach the gate."))
     parts.append(_diff(attempt.diff))
     return tag("article", *parts, cls="card")
+
+
+def _measured(attempt: Attempt) -> str:
+    """What the gate found of the expected effect."""
+    gate = attempt.gate
+    if gate:
+        points = percent(gate["mean_difference"], True)
+        ends = interval(gate["interval"], True) if gate["interval"] else "-"
+        most = f" of {gate['most']}" if gate.get("most") else ""
+        return f"{points} points, interval {ends}, over {gate['n']}{most} pairs of gate seeds"
+    if attempt.search_mean is not None:
+        return f"mean progression {percent(attempt.search_mean)} % on the search seeds, not gated"
+    return ""
 
 
 def _diff(text: str) -> Html:

@@ -104,6 +104,7 @@ class Runner:
                 max_context=self.config.model.max_context,
                 run_seed=self.config.seed,
                 adapter=None if adapter is None else load_adapter(adapter),
+                mesh=weights_mesh(self.config.training.mesh),
             )
         if adapter not in (None, SERVED):
             raise ValueError(

@@ -1,5 +1,1 @@
-"""Tokens from prompts: prefill, decode, token choice, and the sampler that joins them."""
-
-from automem_jax.sampling.sampler import Generated, Generation, Sampler
-
-__all__ = ["Generated", "Generation", "Sampler"]
+"""Tokens from prompts: the engine, its scheduler and caches, its compiled programs, token choice."""

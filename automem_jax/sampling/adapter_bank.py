@@ -43,16 +43,35 @@ class Version:
 
 
 class AdapterBank:
-    """Up to `most` adapters of any ranks and targets."""
+    """Up to `most` adapters of any ranks and targets.
 
-    def __init__(self, model: Decoder, most: int, mesh: Mesh | None = None):
+    Args:
+      stacked: layers as one more axis of each matrix, for a scan, instead of a mapping a layer.
+    """
+
+    def __init__(
+        self, model: Decoder, most: int, mesh: Mesh | None = None, *, stacked: bool = False
+    ):
         self._shapes = {n: (lin.shape, lin.axes) for n, lin in model.linears().items()}
-        self._most, self._mesh = most, mesh
+        self._most, self._mesh, self._stacked = most, mesh, stacked
+        self._dtype = model.embed.get_value().dtype  # in which they take part in products
         self._versions: dict[int, Version] = {}  # also replaced ones that requests still use
         self._current: dict[str, Version] = {}
         self._loads = 0
         self._columns = 0
-        self.layers: tuple[LayerAdapters, ...] | None = None
+        self._groups: tuple[LayerAdapters, ...] = ()  # a mapping a layer, or one of all
+
+    @property
+    def layers(self) -> tuple[LayerAdapters, ...] | LayerAdapters | None:
+        """As `programs.Weights` takes them; None before the first load."""
+        if not self._groups:
+            return None
+        return self._groups[0] if self._stacked else self._groups
+
+    def columns(self) -> tuple[tuple[str, int], ...]:
+        """Each adapted projection with its columns: what the shapes of `layers` follow from."""
+        group = self._groups[0] if self._groups else {}
+        return tuple((name, a.shape[-1]) for name, (a, _) in sorted(group.items()))
 
     def current(self) -> dict[str, Version]:
         """What new requests may name."""
@@ -83,16 +102,21 @@ class AdapterBank:
         self._check(name, adapter)
         first = self._room(adapter.rank)
         scale = adapter.alpha / adapter.rank
-        layers = [dict(layer) for layer in self.layers]
-        for target in TARGETS[adapter.targets]:
-            a = np.asarray(adapter.weights[f"{target}.lora_a"], np.float32)
-            b = np.asarray(adapter.weights[f"{target}.lora_b"], np.float32) * scale
-            for index, layer in enumerate(layers):
-                old_a, old_b = layer.get(target) or self._zeros(target)
-                new_a = jax.lax.dynamic_update_slice(old_a, a[index], (0, first))
-                new_b = jax.lax.dynamic_update_slice(old_b, b[index], (first, 0))
-                layer[target] = self._placed(target, new_a, new_b)
-        self.layers = tuple(layers)
+        groups = [dict(group) for group in self._groups]
+        columns = slice(first, first + adapter.rank)
+        own = TARGETS[adapter.targets]
+        for target in sorted({*own, *groups[0]}):  # others are cleared of what was there before
+            a = b = np.float32(0)
+            if target in own:
+                a = np.asarray(adapter.weights[f"{target}.lora_a"], np.float32)
+                b = np.asarray(adapter.weights[f"{target}.lora_b"], np.float32) * scale
+            for index, group in enumerate(groups):
+                old_a, old_b = group.get(target) or self._zeros(target)
+                part = ... if self._stacked or target not in own else index
+                new_a = old_a.at[..., columns].set(a[part].astype(self._dtype))
+                new_b = old_b.at[..., columns, :].set(b[part].astype(self._dtype))
+                group[target] = self._placed(target, new_a, new_b)
+        self._groups = tuple(groups)
         self._loads += 1
         version = Version(self._loads, name, first, adapter.rank)
         self._versions[version.number] = self._current[name] = version
@@ -140,37 +164,53 @@ class AdapterBank:
                 break
             first = max(first, version.first + version.rank)
         needed = first + rank
-        if self.layers is None:
-            self.layers = tuple({} for _ in range(next(iter(self._shapes.values()))[0][0]))
+        if not self._groups:
+            count = 1 if self._stacked else next(iter(self._shapes.values()))[0][0]
+            self._groups = tuple({} for _ in range(count))
         if needed > self._columns:
-            old, self._columns = self._columns, max(_FEWEST_COLUMNS, 1 << (needed - 1).bit_length())
+            old, self._columns = self._columns, column_count(needed)
             more = self._columns - old
-            self.layers = tuple(
+
+            def widened(x, axis):
+                return jnp.pad(x, [(0, more if i == x.ndim + axis else 0) for i in range(x.ndim)])
+
+            self._groups = tuple(
                 {
-                    target: self._placed(
-                        target, jnp.pad(a, ((0, 0), (0, more))), jnp.pad(b, ((0, more), (0, 0)))
-                    )
-                    for target, (a, b) in layer.items()
+                    target: self._placed(target, widened(a, -1), widened(b, -2))
+                    for target, (a, b) in group.items()
                 }
-                for layer in self.layers
+                for group in self._groups
             )
         return first
 
     def _zeros(self, target: str) -> tuple[jax.Array, jax.Array]:
-        _, inputs, outputs = self._shapes[target][0]
-        return jnp.zeros((inputs, self._columns)), jnp.zeros((self._columns, outputs))
+        layers, inputs, outputs = self._shapes[target][0]
+        lead = (layers,) if self._stacked else ()
+        return (
+            jnp.zeros((*lead, inputs, self._columns), self._dtype),
+            jnp.zeros((*lead, self._columns, outputs), self._dtype),
+        )
 
     def _placed(self, target: str, a: Any, b: Any) -> tuple[jax.Array, jax.Array]:
         if self._mesh is None:
             return a, b
         _, (in_axis, out_axis) = self._shapes[target]
-        in_axis, out_axis = (None if axis == "embed" else axis for axis in (in_axis, out_axis))
+        lead = (None,) if self._stacked else ()
+        axes_a, axes_b = joined_axes(in_axis, out_axis, lead)
         with jax.set_mesh(self._mesh):
-            specs = [
-                activation_spec(axes, x.shape)
-                for axes, x in (((in_axis, None), a), ((None, out_axis), b))
-            ]
+            specs = activation_spec(axes_a, a.shape), activation_spec(axes_b, b.shape)
         return tuple(
             jax.device_put(x, NamedSharding(self._mesh, spec))
             for x, spec in zip((a, b), specs, strict=True)
         )
+
+
+def column_count(needed: int) -> int:
+    """Columns that are made where `needed` are in use."""
+    return max(_FEWEST_COLUMNS, 1 << (needed - 1).bit_length())
+
+
+def joined_axes(in_axis: str | None, out_axis: str | None, lead: tuple = ()) -> tuple[tuple, tuple]:
+    """Logical axes of A and B of a projection with these axes: cut as it is, but not over `embed`."""
+    in_axis, out_axis = (None if axis == "embed" else axis for axis in (in_axis, out_axis))
+    return (*lead, in_axis, None), (*lead, None, out_axis)

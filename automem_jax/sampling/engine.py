@@ -11,6 +11,7 @@ other shapes), and sums over cached tokens run as `paged_cache` says.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -18,35 +19,49 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from automem_jax.models.decoder import BaseWeight, Decoder
+from automem_jax.models.decoder import Decoder
 from automem_jax.models.lora import Adapter
-from automem_jax.models.paged_cache import PAGE_AXES, PART, PagedCache, empty_paged_cache
+from automem_jax.models.paged_cache import PagedCache, empty_paged_cache
 from automem_jax.sampling.adapter_bank import AdapterBank, Version
 from automem_jax.sampling.answers import Answer
+from automem_jax.sampling.desk import Desk
+from automem_jax.sampling.placement import (
+    BLOCK_TOKENS,
+    default_blocks,
+    made_cache,
+    placed_weights,
+)
 from automem_jax.sampling.prefix_cache import PrefixCache
 from automem_jax.sampling.programs import (
     BURST,
-    TOP_LOGPROBS,
     Burst,
     Chunks,
     DecodeRows,
+    Lay,
     Weights,
     decode_burst,
+    lay_rows,
     prefill_chunks,
 )
-from automem_jax.sampling.requests import Event, Generated, GenerationRequest, QueueFull
+from automem_jax.sampling.requests import (
+    TOP_LOGPROBS,
+    Event,
+    Generated,
+    GenerationRequest,
+    QueueFull,
+    check_request,
+)
 from automem_jax.sampling.scheduler import Running, Scheduler
 from automem_jax.sampling.token_choice import ChoiceSettings
-from automem_jax.sharding import DEFAULT_RULES, activation_spec, variable_sharding
 from automem_jax.text.tokenizer import Tokenizer
 
 __all__ = ["TOP_LOGPROBS", "Engine", "QueueFull"]
 
 KV_DTYPES = (None, "int8")
-CHUNK_TOKENS = 256  # of a pass over prompts
+# Of a pass over prompts: on CPU enough to keep it busy with products, elsewhere likewise.
+CHUNK_TOKENS, JOINED_CHUNK_TOKENS = 256, 512
 # Rows of a decode program on CPU: a small model's step costs much the same with many.
 _CPU_ROWS, _CPU_ROWS_SMALL, _SMALL_PARAMETERS = 8, 64, 8_000_000
 _PASSES = 4  # over chunks of prompts between two bursts, at most
@@ -62,13 +77,14 @@ class Engine:
       slots: requests that run at once.
       max_context: prompt plus generated tokens of a request.
       block_tokens: tokens of a cache block, a divisor of paged_cache.PART.
-      cache_blocks: blocks in all; None: room for `slots` whole contexts and half as much again for prefixes.
+      cache_blocks: blocks in all; None: room for `slots` + 1 whole contexts.
       prefix_reuse: whether prompts share what is cached.
       kv_dtype: None (the model's) or "int8" (with a scale a token and head).
       mesh: devices to lie over: weights over the axis tensor and copied over the others, the cache over
         KV heads. None: one device.
       queue_limit: requests that may wait.
       max_adapters: resident at once. adapters: those to begin with, by name.
+      joined: how the cache lies and layers run (`paged_cache`); None: joined unless on one CPU.
       burst: tokens that a row draws in a step, at most; 1 .. programs.BURST.
 
     Raises:
@@ -82,7 +98,7 @@ class Engine:
         *,
         slots: int,
         max_context: int,
-        block_tokens: int = 32,
+        block_tokens: int = BLOCK_TOKENS,
         cache_blocks: int | None = None,
         prefix_reuse: bool = True,
         kv_dtype: str | None = None,
@@ -91,12 +107,13 @@ class Engine:
         max_adapters: int = 8,
         adapters: dict[str, Adapter] | None = None,
         burst: int = 12,
+        joined: bool | None = None,
     ):
         config = model.config
         per_context = -(-max_context // block_tokens)
-        blocks = 1 + (
-            3 * slots * per_context // 2 + per_context if cache_blocks is None else cache_blocks
-        )
+        blocks = default_blocks(slots, max_context, block_tokens)
+        if cache_blocks is not None:
+            blocks = 1 + cache_blocks
         _check_sizes(slots, max_context, config.max_position, kv_dtype, burst)
         if blocks - 1 < per_context:
             raise ValueError(
@@ -105,26 +122,31 @@ class Engine:
             )
         self.max_context, self.block_tokens = max_context, block_tokens
         self._tokenizer, self._mesh, self._burst = tokenizer, mesh, burst
-        self._vocab_size = config.vocab_size
-        self._graphdef, self._weights = _weights(model, mesh)
-        self._bank = AdapterBank(model, max_adapters, mesh)
-        self._cache: PagedCache = _placed_cache(
-            empty_paged_cache(
+        self._vocab_size, self._dtype = config.vocab_size, model.embed.get_value().dtype
+        on_cpu = jax.default_backend() == "cpu"
+        self._joined = (not on_cpu or mesh is not None) if joined is None else joined
+        self._graphdef, self._weights = placed_weights(model, mesh, self._joined)
+        self._bank = AdapterBank(model, max_adapters, mesh, stacked=self._joined)
+        self._cache: PagedCache = made_cache(
+            functools.partial(
+                empty_paged_cache,
                 config,
                 blocks,
                 block_tokens,
-                model.embed.get_value().dtype,
+                self._dtype,
                 int8=kv_dtype == "int8",
+                joined=self._joined,
             ),
             mesh,
         )
         self._prefixes = PrefixCache(blocks, block_tokens, prefix_reuse)
         self._scheduler = Scheduler(self._prefixes, slots, queue_limit)
         self._answers: dict[Hashable, Answer] = {}
-        on_cpu = jax.default_backend() == "cpu"
-        self._on_cpu = on_cpu
-        self._decode_rows = _decode_rows(slots, self._weights, on_cpu)
-        self._chunk_rows = max(1, CHUNK_TOKENS // block_tokens)
+        self._decode_rows = slots if self._joined else _cpu_rows(self._weights)
+        chunk_tokens = JOINED_CHUNK_TOKENS if self._joined else CHUNK_TOKENS
+        self._chunk_rows = max(1, chunk_tokens // block_tokens)
+        if not self._joined:
+            self._desk = Desk(config, self._decode_rows, block_tokens, self._dtype)
         self._programs: dict[tuple, Callable] = {}
         self._counts = dict.fromkeys(
             ("requests", "finished", "cancelled", "generated_tokens", "prompt_tokens"), 0
@@ -143,7 +165,7 @@ class Engine:
           ValueError: one that can never run: an empty or overlong prompt, a token or adapter that there is
             not, an id in use, settings out of range.
         """
-        _check_request(request, self.max_context, self._vocab_size)
+        check_request(request, self.max_context, self._vocab_size)
         version = self._bank.find(request.adapter)
         answer = Answer(request, self._tokenizer, version, time.perf_counter())
         self._scheduler.submit(Running(request, _cache_key(version)))
@@ -177,7 +199,8 @@ class Engine:
             self._prefill(chunks)
         events = []
         rows, width = list(self._scheduler.decoding), self._decode_rows
-        if self._on_cpu and len(rows) > width:  # groups without adapters take the cheaper program
+        # Groups without adapters take the cheaper program.
+        if not self._joined and len(rows) > width:
             rows.sort(key=lambda r: self._answers[r.request.id].version is not None)
         for start in range(0, len(rows), width):
             events += self._decode(rows[start : start + width])
@@ -190,7 +213,7 @@ class Engine:
           ValueError: as `submit`; none of them runs then.
         """
         for request in requests:
-            _check_request(request, self.max_context, self._vocab_size)
+            check_request(request, self.max_context, self._vocab_size)
             self._bank.find(request.adapter)
         answers: dict[Hashable, Generated] = {}
         waiting = deque(requests)
@@ -277,63 +300,80 @@ class Engine:
             tables[row, : chunk + 1] = [block.index for block in running.blocks[: chunk + 1]]
             version = self._answers[running.request.id].version
             chosen[row] = 0 if version is None else version.code
-        parts = np.int32((int(starts.max()) + size - 1) // PART + 1)
+        parts = np.int32((int(starts.max()) + size - 1) // self._cache[0].part + 1)
         given = Chunks(tokens, starts, blocks, tables, chosen, parts)
         self._cache = self._run("prefill", (rows,), chosen, given)
         self._counts["prefill_passes"] += 1
 
     def _decode(self, group: list[Running]) -> list[Event]:
-        answers = [self._answers[running.request.id] for running in group]
-        rows = self._decode_rows
-        longest = max(answer.position for answer in answers) + BURST
+        longest = max(self._answers[r.request.id].position for r in group) + BURST
         width = self._table_width(min(longest, self.max_context))
-        given = self._rows(group, answers, rows, width)
-        key = (rows, width, given.allowed is not None)
-        self._cache, burst = self._run("decode", key, given.chosen, given)
+        if self._joined:
+            placed = [*group, *[None] * (self._decode_rows - len(group))]
+        else:
+            width, placed, fresh = self._desk.place(group, width)
+        given = self._rows(placed, width)
+        if not self._joined and fresh:
+            self._lay(given.tables, fresh)
+        key = (self._decode_rows, width, given.allowed is not None)
+        laid = None if self._joined else self._desk.laid
+        self._cache, laid, burst = self._run("decode", key, given.chosen, laid, given)
+        if not self._joined:
+            self._desk.laid = laid
         burst = jax.device_get(burst)
         self._counts["decode_steps"] += int(burst.counts.max())
         return [
-            self._take(*one, burst, row) for row, one in enumerate(zip(group, answers, strict=True))
+            self._take(running, self._answers[running.request.id], burst, row)
+            for row, running in enumerate(placed)
+            if running is not None
         ]
 
-    def _rows(
-        self, group: list[Running], answers: list[Answer], rows: int, width: int
-    ) -> DecodeRows:
-        def column(values, dtype, idle=0):
-            return np.asarray([*values, *[idle] * (rows - len(group))], dtype)
+    def _lay(self, tables: np.ndarray, fresh: list[int]) -> None:
+        rows, width = tables.shape
+        key = ("lay", rows, width)
+        if key not in self._programs:
+            self._programs[key] = _compiled_once("lay", lay_rows, 1)
+        order = np.asarray([*fresh, *[0] * (rows - len(fresh))], np.int32)
+        lay = Lay(order, np.int32(len(fresh)), tables)
+        self._desk.laid = self._programs[key](self._cache, self._desk.laid, lay)
 
-        settings = [answer.request.sampling for answer in answers]
-        tables = np.zeros((rows, width), np.int32)
-        for row, running in enumerate(group):
-            held = [block.index for block in running.blocks[:width]]
-            tables[row, : len(held)] = held
-        keys = np.zeros((rows, 5), np.uint32)
-        keys[: len(group)] = [answer.request.key for answer in answers]
-        masks = [answer.mask() for answer in answers]
+    def _rows(self, placed: list[Running | None], width: int) -> DecodeRows:
+        answers = [None if r is None else self._answers[r.request.id] for r in placed]
+
+        def column(value: Callable[[Answer], Any], dtype, idle=0) -> np.ndarray:
+            return np.asarray([idle if a is None else value(a) for a in answers], dtype)
+
+        tables = np.zeros((len(placed), width), np.int32)
+        for row, running in enumerate(placed):
+            if running is not None:
+                held = [block.index for block in running.blocks[:width]]
+                tables[row, : len(held)] = held
+        keys = column(lambda a: a.request.key, np.uint32, (0,) * 5)
         allowed = None
-        if any(answer.request.constraint is not None for answer in answers):
-            allowed = np.ones((rows, self._vocab_size), bool)
-            for row, mask in enumerate(masks):
+        if any(a is not None and a.request.constraint is not None for a in answers):
+            allowed = np.ones((len(placed), self._vocab_size), bool)
+            for row, answer in enumerate(answers):
+                mask = None if answer is None else answer.mask()
                 if mask is not None:
                     allowed[row] = mask
         return DecodeRows(
-            tokens=column([answer.newest for answer in answers], np.int32),
-            positions=column([answer.position for answer in answers], np.int32),
-            remaining=column([answer.remaining for answer in answers], np.int32),
-            indices=column([len(answer.token_ids) for answer in answers], np.int32),
+            tokens=column(lambda a: a.newest, np.int32),
+            positions=column(lambda a: a.position, np.int32),
+            remaining=column(lambda a: a.remaining, np.int32),
+            indices=column(lambda a: len(a.token_ids), np.int32),
             tables=tables,
-            chosen=column([a.version.code if a.version else 0 for a in answers], np.int32),
+            chosen=column(lambda a: a.version.code if a.version else 0, np.int32),
             seeds=keys[:, 0],
             choice=ChoiceSettings(
-                temperature=column([s.temperature for s in settings], np.float32),
-                top_p=column([s.top_p for s in settings], np.float32, 1.0),
-                top_k=column([s.top_k for s in settings], np.int32),
-                min_p=column([s.min_p for s in settings], np.float32),
+                temperature=column(lambda a: a.request.sampling.temperature, np.float32),
+                top_p=column(lambda a: a.request.sampling.top_p, np.float32, 1.0),
+                top_k=column(lambda a: a.request.sampling.top_k, np.int32),
+                min_p=column(lambda a: a.request.sampling.min_p, np.float32),
                 key=keys[:, 1:],
             ),
             allowed=allowed,
             steps=np.int32(self._burst),
-            wants_top=np.bool_(any(a.request.top_logprobs for a in answers)),
+            wants_top=np.bool_(any(a is not None and a.request.top_logprobs for a in answers)),
         )
 
     def _take(self, running: Running, answer: Answer, burst: Burst, row: int) -> Event:
@@ -353,79 +393,57 @@ class Engine:
         if version is not None:
             self._drop_unused()
 
-    def _run(self, kind: str, shape: tuple, chosen: np.ndarray, given: Any) -> Any:
+    def _run(self, kind: str, shape: tuple, chosen: np.ndarray, *given: Any) -> Any:
         """Runs a program, compiled at its first use for this shape and never again."""
         # A base row has the same bits with and without adapters on CPU, so it takes the cheaper way.
         adapters = self._bank.layers
-        if self._on_cpu and not chosen.any():
+        if not self._joined and not chosen.any():
             adapters = None
-        columns = {n: a.shape[1] for n, (a, _) in adapters[0].items()} if adapters else {}
-        key = (kind, *shape, *sorted(columns.items()))
+        key = (kind, *shape, *(self._bank.columns() if adapters else ()))
         if key not in self._programs:
-            self._programs[key] = _compiled_once(kind, self._tokenizer.eos_id)
+            if kind == "prefill":
+                program = functools.partial(prefill_chunks, self._graphdef)
+            else:
+                program = functools.partial(
+                    decode_burst, self._graphdef, eos_id=self._tokenizer.eos_id
+                )
+            self._programs[key] = _compiled_once(
+                kind, program, *((1, 2) if kind == "decode" else (1,))
+            )
         weights = Weights(self._weights.state, self._weights.layers, adapters)
         mesh = contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
         with mesh:
-            return self._programs[key](self._graphdef, weights, self._cache, given)
+            return self._programs[key](weights, self._cache, *given)
 
     def _table_width(self, tokens: int) -> int:
-        """Blocks of a table for so many tokens: PART, 2 PART, 4 PART ... tokens, max_context at most."""
-        size, most = PART, -(-self.max_context // PART) * PART
+        """Blocks of a table: of one part of the cache, of 2, 4, ... parts, max_context at most."""
+        part = self._cache[0].part
+        size, most = part, -(-self.max_context // part) * part
+        if self._joined:  # blocks are read where they lie, and only as many as there are
+            return most // self.block_tokens
         while size < min(tokens, most):
             size *= 2
         return min(size, most) // self.block_tokens
 
 
-def _compiled_once(kind: str, eos_id: int) -> Callable:
+def _compiled_once(kind: str, program: Callable, *donated: int) -> Callable:
     """The jitted program; being traced a second time is an error, since every shape has its own."""
     traced = 0
 
-    def run(graphdef, weights, cache, given):
+    def run(*given):
         nonlocal traced
         traced += 1
         assert traced == 1, f"{kind} was traced again: its arguments have changed type or shape"
-        if kind == "prefill":
-            return prefill_chunks(graphdef, weights, cache, given)
-        return decode_burst(graphdef, weights, cache, given, eos_id=eos_id)
+        return program(*given)
 
-    return jax.jit(run, static_argnums=0, donate_argnums=2)
-
-
-def _weights(model: Decoder, mesh: Mesh | None) -> tuple[Any, Weights]:
-    """The graph and base weights of `model`; on one CPU also cut into layers, which saves a copy of all
-    weights at every token (and costs one in memory)."""
-    base = nnx.merge(*nnx.split(model), copy=True)
-    for linear in base.linears().values():
-        linear.lora_a = linear.lora_b = nnx.data(None)
-    base.adapter_count = 0
-    if mesh is not None:
-        rules = DEFAULT_RULES.__class__(embed=None)
-        for _, variable in nnx.iter_graph(base):
-            if isinstance(variable, BaseWeight):
-                sharding = variable_sharding(variable, mesh, rules)
-                variable.set_value(jax.device_put(variable.get_value(), sharding))
-    graphdef, state = nnx.split(base)
-    layers = tuple(base.unstacked_layers()) if jax.default_backend() == "cpu" else None
-    return graphdef, Weights(state, layers, None)
-
-
-def _placed_cache(cache: PagedCache, mesh: Mesh | None) -> PagedCache:
-    if mesh is None:
-        return cache
-    with jax.set_mesh(mesh):
-        return jax.tree.map(
-            lambda x: jax.device_put(x, NamedSharding(mesh, activation_spec(PAGE_AXES, x.shape))),
-            cache,
-        )
+    return jax.jit(run, donate_argnums=donated)
 
 
 def _cache_key(version: Version | None) -> int:
     return 0 if version is None else version.number
 
 
-def _decode_rows(slots: int, weights: Weights, on_cpu: bool) -> int:
-    if not on_cpu:
-        return slots
+def _cpu_rows(weights: Weights) -> int:
     size = sum(leaf.size for leaf in jax.tree.leaves(weights.state))
     return _CPU_ROWS_SMALL if size < _SMALL_PARAMETERS else _CPU_ROWS
 
@@ -443,35 +461,3 @@ def _check_sizes(slots, max_context, max_position, kv_dtype, burst) -> None:
         raise ValueError(f"kv_dtype {kv_dtype!r} unknown; one of {KV_DTYPES}")
     if not 1 <= burst <= BURST:
         raise ValueError(f"burst {burst} must be 1 .. {BURST}")
-
-
-def _check_request(request: GenerationRequest, max_context: int, vocab_size: int) -> None:
-    prompt, settings = request.prompt_ids, request.sampling
-    name = f"request {request.id!r}"
-    if not len(prompt) or settings.max_tokens < 1:
-        raise ValueError(
-            f"{name}: prompt of {len(prompt)} tokens with max_tokens {settings.max_tokens}; both must "
-            "be at least 1"
-        )
-    if len(prompt) + settings.max_tokens > max_context:
-        raise ValueError(
-            f"{name}: prompt of {len(prompt)} tokens leaves no room for max_tokens "
-            f"{settings.max_tokens} within max_context {max_context}; shorten the prompt or raise "
-            "max_context"
-        )
-    if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-        raise ValueError(f"{name}: its prompt has tokens outside 0 .. {vocab_size - 1}")
-    if (
-        not 0 <= settings.temperature < float("inf")
-        or not 0 < settings.top_p <= 1
-        or not 0 <= settings.min_p < 1
-        or settings.top_k < 0
-    ):
-        raise ValueError(
-            f"{name}: temperature {settings.temperature} and top_k {settings.top_k} must be at least 0, "
-            f"top_p {settings.top_p} in (0, 1], min_p {settings.min_p} in [0, 1)"
-        )
-    if not 0 <= request.top_logprobs <= TOP_LOGPROBS:
-        raise ValueError(f"{name}: top_logprobs {request.top_logprobs} is not 0 .. {TOP_LOGPROBS}")
-    if len(request.key) != 5 or not all(0 <= word < 2**32 for word in request.key):
-        raise ValueError(f"{name}: key {request.key} is not five unsigned 32-bit words")

@@ -1,4 +1,4 @@
-"""The two compiled programs of the engine: a pass over chunks of prompts, and a burst of decoding.
+"""The compiled programs of the engine: a pass over chunks of prompts, and a burst of decoding.
 
 A chunk is one block of tokens at its own place in a prompt, so a token's keys and values come from the
 same program at the same place of a row, whatever of the prompt was cached and whatever else is in the
@@ -10,7 +10,7 @@ V vocab, M adapter columns (adapters x rank).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,22 +19,27 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from automem_jax.models.decoder import CachedAttention, Decoder
+from automem_jax.models.decoder import Decoder
 from automem_jax.models.paged_cache import (
     PagedCache,
+    Rows,
     as_kept,
     attend_blocks,
+    attend_one,
     attend_rows,
     rows_of,
     rows_written,
     with_blocks,
+    with_row,
     with_token,
+    with_tokens,
 )
+from automem_jax.sampling.requests import TOP_LOGPROBS
 from automem_jax.sampling.token_choice import ChoiceSettings, choose, row_keys
 
 BURST = 16  # decode steps of a burst, at most
-TOP_LOGPROBS = 20
 
+LaidOut = tuple[Rows, ...]  # a layer each
 # One layer's adapters, all side by side: projection -> (A [I, M], B [M, O] with the scales in it).
 LayerAdapters = Mapping[str, tuple[Array, Array]]
 
@@ -46,13 +51,15 @@ class Weights:
 
     Attributes:
       state: nnx state of the decoder, without adapters.
-      layers: a state a layer; None: sliced from the stack in the program.
-      adapters: a mapping a layer; None: no adapter takes part.
+      layers: a state a layer, run one after the other; None: one scan over the stack in `state`, for
+        which the cache has to be joined.
+      adapters: a mapping a layer, or for a scan one mapping of stacked matrices; None: no adapter takes
+        part.
     """
 
     state: nnx.State
     layers: tuple[nnx.State, ...] | None
-    adapters: tuple[LayerAdapters, ...] | None
+    adapters: tuple[LayerAdapters, ...] | LayerAdapters | None
 
 
 @jax.tree_util.register_dataclass
@@ -66,7 +73,7 @@ class Chunks:
       blocks: [P] int32, the block that it fills; 0 for a chunk that is padding.
       tables: [P, J] int32, blocks of its prompt from the first, 0 past the end.
       chosen: [P] int32, `column_code` of each one's adapter.
-      parts: [] int32, parts of paged_cache.PART tokens that the longest row spans.
+      parts: [] int32, parts of the cache that the longest row spans.
     """
 
     tokens: Int[Array, "P W"]
@@ -87,7 +94,7 @@ class DecodeRows:
       positions: [B] int32, where it stands, 0 .. S - 1.
       remaining: [B] int32, tokens that may still be drawn; 0 for a padding row.
       indices: [B] int32, tokens drawn so far.
-      tables: [B, J] int32, the row's blocks, 0 past the end; J W is a multiple of paged_cache.PART.
+      tables: [B, J] int32, the row's blocks, 0 past the end; J W is a multiple of the cache's part.
       chosen: [B] int32, `column_code` of each one's adapter.
       seeds: [B] uint32, first word of each request's key; `choice` has the others.
       choice: how to draw.
@@ -111,6 +118,21 @@ class DecodeRows:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Lay:
+    """Rows that are to be laid out.
+
+    Attributes:
+      rows: [B] int32, of which the first `count` ([] int32) are meant.
+      tables: [B, J] int32, of all rows.
+    """
+
+    rows: Int[Array, " B"]
+    count: Int[Array, ""]
+    tables: Int[Array, "B J"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Burst:
     """What a burst drew; past a row's count: undefined.
 
@@ -129,56 +151,85 @@ class Burst:
 
 def prefill_chunks(graphdef: Any, weights: Weights, cache: PagedCache, chunks: Chunks):
     """The cache with the chunks' blocks written. Chunks of one prompt may come in the same pass."""
-    width = chunks.tokens.shape[1]
-    layers = list(cache)
-
-    def attention(index: int) -> CachedAttention:
-        def attend(q, k, v):
-            new_k, new_v = k.transpose(1, 0, 3, 2), v.swapaxes(0, 1)
-            layers[index] = with_blocks(layers[index], chunks.blocks, new_k, new_v)
-            out = attend_blocks(q, layers[index], chunks.tables, chunks.starts, chunks.parts)
-            return out, (None, None)
-
-        return attend
-
     model = nnx.merge(graphdef, weights.state)
-    positions = chunks.starts[:, None] + jnp.arange(width)
+    layer_count = model.config.num_layers
+
+    def attend(index, cache: PagedCache, q, k, v):
+        at, first = _place(cache, index, layer_count)
+        pages = with_blocks(cache[at], chunks.blocks + first, k.swapaxes(0, 1), v.swapaxes(0, 1))
+        out = attend_blocks(q, pages, chunks.tables + first, chunks.starts, chunks.parts)
+        return out, (*cache[:at], pages, *cache[at + 1 :])
+
+    positions = chunks.starts[:, None] + jnp.arange(chunks.tokens.shape[1])
     # The last layer's output is not needed, but its keys and values are.
-    run_layers(model, weights, chunks.tokens, positions, chunks.chosen, attention)
-    return tuple(layers)
+    return run_layers(model, weights, chunks.tokens, positions, chunks.chosen, cache, attend)[1]
+
+
+def lay_rows(cache: PagedCache, laid: LaidOut, lay: Lay) -> LaidOut:
+    """`laid` with some rows taken from the cache's blocks."""
+    dtype = laid[0].values.dtype
+
+    def one(turn, laid):
+        row = lay.rows[turn]
+        table = jax.lax.dynamic_slice_in_dim(lay.tables, row, 1)
+        return tuple(
+            with_row(rows, row, rows_of(layer, table, dtype))
+            for layer, rows in zip(cache, laid, strict=True)
+        )
+
+    return jax.lax.fori_loop(0, lay.count, one, laid)
 
 
 def decode_burst(
-    graphdef: Any, weights: Weights, cache: PagedCache, rows: DecodeRows, *, eos_id: int
-) -> tuple[PagedCache, Burst]:
+    graphdef: Any,
+    weights: Weights,
+    cache: PagedCache,
+    laid: LaidOut | None,
+    rows: DecodeRows,
+    *,
+    eos_id: int,
+) -> tuple[PagedCache, LaidOut | None, Burst]:
     """Draws tokens until every row has ended (end of turn, `remaining`), `steps` at most.
 
-    What the blocks hold is laid out for decoding once, and what is new is written back at the end.
+    A joined cache is read and written where it lies, and `laid` is None. Of another, `laid` has each row's
+    tokens; what is new goes to the blocks too.
     """
     model = nnx.merge(graphdef, weights.state)
-    if weights.layers is None:
-        weights = Weights(weights.state, tuple(model.unstacked_layers()), weights.adapters)
-    dtype = model.embed.get_value().dtype
+    joined, layer_count = cache[0].joined, model.config.num_layers
     count = rows.tokens.shape[0]
+    block = cache[0].block_tokens
     keys = row_keys(rows.seeds, rows.choice.key)
-    laid_out = tuple(rows_of(layer, rows.tables, dtype) for layer in cache)
+    kept = cache if joined else laid
     column = (count, BURST)
 
+    def in_blocks(positions):
+        place = jnp.take_along_axis(rows.tables, (positions // block)[:, None], axis=1)[:, 0]
+        parts = jnp.max(jnp.where(rows.remaining > 0, positions, 0)) // cache[0].part + 1
+
+        def attend(index, cache: PagedCache, q, k, v):
+            at, first = _place(cache, index, layer_count)
+            new = (x[:, :, 0].swapaxes(0, 1) for x in (k, v))
+            pages = with_tokens(cache[at], place + first, positions % block, *new)
+            out = attend_one(q, pages, rows.tables + first, positions, parts)
+            return out, (pages,)
+
+        return attend
+
+    def laid_out(positions):
+        def attend(index, kept, q, k, v):
+            k, v = as_kept(cache[index], k), as_kept(cache[index], v)
+            now = with_token(kept[index], positions, k, v)
+            out = attend_rows(q, now, positions)
+            return out, (*kept[:index], now, *kept[index + 1 :])
+
+        return attend
+
     def body(state):
-        step, token, counts, active, laid_out, burst = state
+        step, token, counts, active, kept, burst = state
         positions = rows.positions + counts
-        now = list(laid_out)
-
-        def attention(index: int) -> CachedAttention:
-            def attend(q, k, v):
-                k, v = as_kept(cache[index], k), as_kept(cache[index], v)
-                now[index] = with_token(now[index], positions, k, v)
-                return attend_rows(q, now[index], positions), (None, None)
-
-            return attend
-
-        hidden = run_layers(
-            model, weights, token[:, None], positions[:, None], rows.chosen, attention
+        attend = (in_blocks if joined else laid_out)(positions)
+        hidden, kept = run_layers(
+            model, weights, token[:, None], positions[:, None], rows.chosen, kept, attend
         )
         logits = model.unembed(model.final_norm(hidden)[:, 0])
         allowed = None if rows.allowed is None else rows.allowed | (step > 0)
@@ -194,7 +245,7 @@ def decode_burst(
         )
         token = jnp.where(active, chosen, token)  # what an ended row writes, nobody reads
         goes_on = active & (chosen != eos_id) & (burst.counts < rows.remaining)
-        return step + 1, token, burst.counts, goes_on, tuple(now), burst
+        return step + 1, token, burst.counts, goes_on, kept, burst
 
     burst = Burst(
         jnp.zeros(column, jnp.int32),
@@ -208,18 +259,26 @@ def decode_burst(
         rows.tokens,
         jnp.zeros((count,), jnp.int32),
         rows.remaining > 0,
-        laid_out,
+        kept,
         burst,
     )
     state = jax.lax.while_loop(lambda s: (s[0] < rows.steps) & jnp.any(s[3]), body, state)
-    *_, laid_out, burst = state
-    block = cache[0].values.shape[2]
+    *_, kept, burst = state
+    if joined:
+        return kept, None, burst
     first, touched = rows.positions // block, (BURST + block - 2) // block + 1
     written = tuple(
         rows_written(layer, laid, rows.tables, first, touched)
-        for layer, laid in zip(cache, laid_out, strict=True)
+        for layer, laid in zip(cache, kept, strict=True)
     )
-    return written, burst
+    return written, kept, burst
+
+
+def _place(cache: PagedCache, index: int | Array, layers: int) -> tuple[int, int | Array]:
+    """Which Pages hold layer `index`, and where in them its blocks begin."""
+    if cache[0].joined:
+        return 0, index * (cache[0].values.shape[1] // layers)
+    return index, 0
 
 
 def run_layers(
@@ -228,22 +287,43 @@ def run_layers(
     tokens: Int[Array, "B T"],
     positions: Int[Array, "B T"],
     chosen: Int[Array, " B"],
-    attention: Any,
-) -> Float[Array, "B T D"]:
-    """The residual stream after the last layer; `attention(i)` is layer i's."""
+    kept: Any,
+    attend: Callable,
+) -> tuple[Float[Array, "B T D"], Any]:
+    """The residual stream after the last layer, and what is kept then.
+
+    Args:
+      kept: attention state. attend(layer's index, kept, q, k, v) gives (attended, kept).
+    """
     x, rotation, _ = model._enter(tokens, positions, None)
-    graphdef = nnx.graphdef(model.layers)
-    states: Sequence[nnx.State] = weights.layers or model.unstacked_layers()
-    mask = None
-    for index, state in enumerate(states):
+    graphdef, stacked = nnx.split(model.layers)
+    adapters, mask = weights.adapters, None
+    if adapters:
+        a, _ = next(iter((adapters if weights.layers is None else adapters[0]).values()))
+        mask = columns(chosen, a.shape[-1])
+
+    def one(carry, given):
+        x, kept = carry
+        index, state, adapters = given
         layer = nnx.merge(graphdef, state)
-        if weights.adapters is not None:
-            for name, (a, b) in weights.adapters[index].items():
-                linear = getattr(layer, name)
-                linear.lora_a, linear.lora_b = nnx.LoRAParam(a), nnx.LoRAParam(b)
-                mask = columns(chosen, a.shape[1]) if mask is None else mask
-        x, _ = layer(x, rotation, None, mask, attention(index))
-    return x
+        for name, (a, b) in (adapters or {}).items():
+            linear = getattr(layer, name)
+            linear.lora_a, linear.lora_b = nnx.LoRAParam(a), nnx.LoRAParam(b)
+
+        def attention(q, k, v):
+            out, after = attend(index, kept, q, k, v)
+            return out, (after, None)
+
+        x, (kept, _) = layer(x, rotation, None, mask, attention)
+        return (x, kept), None
+
+    carry = x, kept
+    if weights.layers is None:
+        indices = jnp.arange(model.config.num_layers)
+        return jax.lax.scan(one, carry, (indices, stacked, adapters))[0]
+    for index, state in enumerate(weights.layers):
+        carry, _ = one(carry, (index, state, adapters[index] if adapters else None))
+    return carry
 
 
 def columns(chosen: Int[Array, " B"], count: int) -> Float[Array, "B M"]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from automem_jax.sampling.token_choice import key_words
 from automem_jax.text.messages import RequestKey, SamplingSettings
 
+TOP_LOGPROBS = 20
 Key = tuple[int, int, int, int, int]
 
 
@@ -45,7 +46,7 @@ class GenerationRequest:
       key: five unsigned 32-bit words that the randomness depends on, and nothing else does: `random_key`.
       adapter: 0 or None: the base alone; a name that was loaded, or its number (from 1).
       constraint: restricts the tokens; None: none.
-      top_logprobs: alternatives to report with each token, 0 .. engine.TOP_LOGPROBS.
+      top_logprobs: alternatives to report with each token, 0 .. TOP_LOGPROBS.
     """
 
     id: Hashable
@@ -98,4 +99,34 @@ class Event:
     finished: Generated | None = None
 
 
-Counters = dict[str, Any]
+def check_request(request: GenerationRequest, max_context: int, vocab_size: int) -> None:
+    """Raises ValueError for a request that can never run."""
+    prompt, settings = request.prompt_ids, request.sampling
+    name = f"request {request.id!r}"
+    if not len(prompt) or settings.max_tokens < 1:
+        raise ValueError(
+            f"{name}: prompt of {len(prompt)} tokens with max_tokens {settings.max_tokens}; both must "
+            "be at least 1"
+        )
+    if len(prompt) + settings.max_tokens > max_context:
+        raise ValueError(
+            f"{name}: prompt of {len(prompt)} tokens leaves no room for max_tokens "
+            f"{settings.max_tokens} within max_context {max_context}; shorten the prompt or raise "
+            "max_context"
+        )
+    if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+        raise ValueError(f"{name}: its prompt has tokens outside 0 .. {vocab_size - 1}")
+    if (
+        not 0 <= settings.temperature < float("inf")
+        or not 0 < settings.top_p <= 1
+        or not 0 <= settings.min_p < 1
+        or settings.top_k < 0
+    ):
+        raise ValueError(
+            f"{name}: temperature {settings.temperature} and top_k {settings.top_k} must be at least 0, "
+            f"top_p {settings.top_p} in (0, 1], min_p {settings.min_p} in [0, 1)"
+        )
+    if not 0 <= request.top_logprobs <= TOP_LOGPROBS:
+        raise ValueError(f"{name}: top_logprobs {request.top_logprobs} is not 0 .. {TOP_LOGPROBS}")
+    if len(request.key) != 5 or not all(0 <= word < 2**32 for word in request.key):
+        raise ValueError(f"{name}: key {request.key} is not five unsigned 32-bit words")

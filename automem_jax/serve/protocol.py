@@ -199,21 +199,19 @@ def _messages(given: Any) -> tuple[Message, ...]:
     messages = []
     for index, message in enumerate(given):
         place = f"messages[{index}]"
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            role = message.get("role") if isinstance(message, dict) else None
-            raise _bad(f"{place}.role", f"{role!r} is none of {', '.join(_ROLES)}")
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in _ROLES:
+            raise _bad(f"{place}.role", f"{_shown(role)} is none of {', '.join(_ROLES)}")
         if message.get("tool_calls"):
             raise _bad(f"{place}.tool_calls", "is not supported by this server; leave it out")
-        messages.append(
-            Message(_ROLES[message["role"]], _content(message.get("content"), f"{place}.content"))
-        )
+        messages.append(Message(_ROLES[role], _content(message.get("content"), f"{place}.content")))
     return tuple(messages)
 
 
 def _content(content: Any, place: str) -> str:
     """The text of a message: a string, or a list of text parts."""
     if isinstance(content, str):
-        return content
+        content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
         raise _bad(place, "must be a string or a list of text parts")
     texts = []
@@ -222,7 +220,10 @@ def _content(content: Any, place: str) -> str:
         if not isinstance(text, str):
             raise _bad(place, "holds a part that is no text; this model reads text only")
         texts.append(text)
-    return "".join(texts)
+    joined = "".join(texts)
+    if not joined.isascii() and any("\ud800" <= c <= "\udfff" for c in joined):
+        raise _bad(place, "holds half a surrogate pair, which is no character")
+    return joined
 
 
 def _number(

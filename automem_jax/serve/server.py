@@ -7,9 +7,12 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from automem_jax.config import ConfigError
-from automem_jax.serve.app import ChatApp
+
+if TYPE_CHECKING:  # so that a wrong command is told before JAX is loaded
+    from automem_jax.serve.app import ChatApp
 
 _CONNECTIONS_OVER_REQUESTS = 256  # idle ones, and those that are turned away with a message
 _LONGEST_HEAD = 64 * 2**10  # bytes of a request's line and headers
@@ -106,9 +109,12 @@ def serve(
       RuntimeError: the engine failed.
     """
     server = make_server(app, address)
-    before = {
-        number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)
-    }  # uvicorn raises what it caught once more when it has ended, and an end in good order is none
+
+    def end(*_: object) -> None:
+        """Before uvicorn listens for signals, and when it raises what it caught once more at its end."""
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         bound.listen(2048)
         ready(url_of(bound))

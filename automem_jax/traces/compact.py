@@ -161,6 +161,13 @@ class RecordUnpacker:
         self._shown: dict[tuple[str, str], list] = {}
         self._read: dict[str, list] = {}
 
+    def fork(self) -> RecordUnpacker:
+        """One that reads on from here by itself; memory's lines, which only grow, are shared."""
+        fork = RecordUnpacker()
+        fork._texts = self._texts.fork()
+        fork._shown, fork._read = dict(self._shown), dict(self._read)
+        return fork
+
     def unpack(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The full record.
 

@@ -16,6 +16,12 @@ class FirstSchema:
     def __init__(self) -> None:
         self._first: dict[str, list[dict[str, str]]] = {}
 
+    def fork(self) -> FirstSchema:
+        """One that reads on from here by itself."""
+        fork = FirstSchema()
+        fork._first = dict(self._first)
+        return fork
+
     def unpack(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The full record.
 

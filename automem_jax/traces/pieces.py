@@ -204,6 +204,13 @@ class TextUnpacker:
     def __init__(self) -> None:
         self.known = Known()
 
+    def fork(self) -> TextUnpacker:
+        """One that reads on from here by itself; memory's lines, which only grow, are shared."""
+        fork, known = TextUnpacker(), self.known
+        fork.known.texts, fork.known.used = dict(known.texts), dict(known.used)
+        fork.known.lines, fork.known.next, fork.known.step = known.lines, known.next, known.step
+        return fork
+
     def unpack(self, packed: Pieces) -> str:
         """The text; from now on it can be referred to."""
         text = self.join(packed)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from automem_jax.agent.template import from_data, load_template, template_hash, 
 from automem_jax.architect import ArchitectError, LedgerError, NoProposal, Proposal, evolve
 from automem_jax.architect.ledger import Ledger, read_ledger
 from automem_jax.architect.proposal import checked
-from automem_jax.config import ConfigError
+from automem_jax.config import ConfigError, GateConfig
 
 
 def rows(workdir):
@@ -46,17 +47,17 @@ class Scripted:
 
 
 def by_turns(gain):
-    """Seeds below `gain[max_turns]` are won: a template's worth is its number of PLAN turns."""
+    """The first `gain[max_turns]` seeds of a set are won: a template's worth is its PLAN turns."""
 
     def run(template, seeds, out_dir):
         paths = []
-        for i, seed in enumerate(seeds):
+        for seed in seeds:
             path = out_dir / f"Toy-v0-{seed}.jsonl"
             if not path.exists():
                 worth = gain[template.phases.plan.max_turns]
                 if isinstance(worth, Exception):
                     raise worth
-                path = simple_episode(out_dir, seed, float(i < worth))
+                path = simple_episode(out_dir, seed, float(seed % 100 < worth))
             paths.append(path)
         return paths
 
@@ -66,11 +67,23 @@ def by_turns(gain):
 def test_the_catalog_finds_the_edit_that_helps_and_the_ledger_tells_why(tmp_path):
     best = evolve(make_config(), tmp_path, run_template)
     assert shows_notes(best) and best.parent == "memento_v0"
-    start, baseline, candidate, end = rows(tmp_path)
-    assert [r["type"] for r in rows(tmp_path)] == ["start", "baseline", "candidate", "end"]
-    assert (baseline["n"], baseline["mean"]) == (12, 0.5)
+    start, *_, candidate, end = rows(tmp_path)
+    charges = [r for r in rows(tmp_path) if r["type"] == "charge"]
+    assert [(r["set"], r["template"], len(r["seeds"])) for r in charges] == [
+        ("search", "memento_v0", 4),
+        ("gate", "memento_v0", 8),
+        ("gate", best.id, 8),
+        ("gate", "memento_v0", 8),
+        ("gate", best.id, 8),
+    ]
+    assert [r["n"] for r in rows(tmp_path) if r["type"] == "look"] == [8, 16]
+    assert end["spend"]["episodes"] == 36 and start["type"] == "start"
+    assert end["looks"] == {
+        "search": {"seeds": 4, "looks": 4, "most": 1},
+        "gate": {"seeds": 16, "looks": 16, "most": 1},
+    }
     assert candidate["verdict"] == "kept" and candidate["edit"] == "show_file_in_plan:notes"
-    assert (candidate["gate"]["n"], candidate["gate"]["wins"]) == (12, 6)
+    assert (candidate["gate"]["n"], candidate["gate"]["wins"]) == (16, 8)
     assert candidate["gate"]["mean_difference"] == 0.5 and candidate["gate"]["interval"][0] > 0
     assert "phases.plan.slots" in candidate["structural_changes"]
     assert '+    "plan_notes"' in candidate["diff"]
@@ -86,21 +99,20 @@ def test_every_candidate_meets_the_same_gate_seeds_and_search_stays_apart(tmp_pa
         asked.append((template.id, out_dir.parent.name, tuple(seeds)))
         return by_turns({3: 0, 4: 0, 5: 0, 6: 0})(template, seeds, out_dir)
 
-    evolve(make_config(), tmp_path, run, Scripted(4, 5, 6))
-    assert [(t, stage) for t, stage, _ in asked] == [
-        ("memento_v0", "gate"),
-        ("memento_v0", "search"),
-        ("memento_v0_r1a1", "gate"),
-        ("memento_v0_r1a2", "gate"),
-        ("memento_v0_r1a3", "gate"),
+    evolve(make_config(gate=GateConfig(futility=0)), tmp_path, run, Scripted(4, 5, 6))
+    assert asked[0] == ("memento_v0", "search", (100, 101, 102, 103))
+    assert [(t, seeds) for t, stage, seeds in asked[1:] if stage == "gate"] == [
+        (name, tuple(batch))
+        for names in (("memento_v0", "memento_v0_r1a1"), ("memento_v0_r1a2",), ("memento_v0_r1a3",))
+        for batch in (range(200, 208), range(208, 216), range(216, 224))
+        for name in names
     ]
-    assert {seeds for _, stage, seeds in asked if stage == "gate"} == {tuple(range(200, 212))}
-    assert asked[1][2] == (100, 101, 102, 103)
+    assert rows(tmp_path)[-1]["looks"]["gate"] == {"seeds": 24, "looks": 72, "most": 3}
 
 
 def test_a_revision_starts_from_the_best_and_gates_against_it(tmp_path):
     architect = Scripted(4, 5, 6)
-    run = by_turns({3: 0, 4: 6, 5: 3, 6: 12})
+    run = by_turns({3: 0, 4: 12, 5: 6, 6: 24})
     best = evolve(make_config(revisions=2), tmp_path, run, architect)
     assert best.phases.plan.max_turns == 6
     kept = [r for r in rows(tmp_path) if r["type"] == "candidate"]
@@ -110,23 +122,23 @@ def test_a_revision_starts_from_the_best_and_gates_against_it(tmp_path):
         (2, 2, "kept"),
     ]
     assert [r["parent"] for r in kept] == ["memento_v0", "memento_v0_r1a1", "memento_v0_r1a1"]
-    assert [r["gate"]["baseline_mean"] for r in kept] == [0.0, 0.5, 0.5]
+    assert [r["gate"]["n"] for r in kept] == [8, 8, 24]
     assert [len(c.history) for c in architect.contexts] == [0, 1, 2]
     assert architect.contexts[1].brief.template_id == "memento_v0_r1a1"
 
 
 def test_nothing_better_leaves_the_start_template(tmp_path):
-    best = evolve(make_config(), tmp_path, by_turns({3: 6, 4: 6}), Scripted(4))
+    best = evolve(make_config(), tmp_path, by_turns({3: 12, 4: 12}), Scripted(4))
     assert best == TEMPLATE
     assert rows(tmp_path)[-2]["verdict"] == "exhausted"
 
 
 def test_a_template_that_crashes_loses_and_the_loop_goes_on(tmp_path):
-    run = by_turns({3: 0, 4: KeyError("slot"), 5: 12})
+    run = by_turns({3: 0, 4: KeyError("slot"), 5: 24})
     best = evolve(make_config(), tmp_path, run, Scripted(4, 5))
     first, second = (r for r in rows(tmp_path) if r["type"] == "candidate")
     assert first["verdict"] == "dropped" and first["reason"] == "crashed: KeyError: 'slot'"
-    assert first["gate"]["candidate_failed"] == 12
+    assert first["gate"]["candidate_failed"] == 8 and first["gate"]["n"] == 8
     assert second["verdict"] == "kept" and best.phases.plan.max_turns == 5
 
 
@@ -134,7 +146,7 @@ def test_a_broken_machine_is_not_the_templates_fault(tmp_path):
     run = by_turns({3: 0, 4: OSError("disk full")})
     with pytest.raises(OSError, match="disk full"):
         evolve(make_config(), tmp_path, run, Scripted(4))
-    assert [r["type"] for r in rows(tmp_path)] == ["start", "baseline"]
+    assert {r["type"] for r in rows(tmp_path)} == {"start", "charge"}
 
 
 def test_failed_episodes_count_at_what_they_reached(tmp_path):
@@ -143,14 +155,17 @@ def test_failed_episodes_count_at_what_they_reached(tmp_path):
         return [simple_episode(out_dir, s, 0.75 if better else 0.25, failed=better) for s in seeds]
 
     evolve(make_config(), tmp_path, run, Scripted(4))
-    candidate = rows(tmp_path)[2]
+    candidate = next(r for r in rows(tmp_path) if r["type"] == "candidate")
     assert candidate["gate"]["candidate_mean"] == 0.75
-    assert candidate["gate"]["candidate_failed"] == 12 and candidate["verdict"] == "kept"
+    assert (
+        candidate["gate"]["candidate_failed"] == candidate["gate"]["n"]
+        and candidate["verdict"] == "kept"
+    )
 
 
 def test_an_attempt_without_a_proposal_is_recorded_and_paid_for(tmp_path):
     architect = Scripted(NoProposal("no usable template in 3 answers", 3), 4)
-    evolve(make_config(), tmp_path, by_turns({3: 0, 4: 12}), architect)
+    evolve(make_config(), tmp_path, by_turns({3: 0, 4: 24}), architect)
     failed, kept = (r for r in rows(tmp_path) if r["type"] == "candidate")
     assert (failed["verdict"], failed["calls"], failed["gate"]) == ("dropped", 3, None)
     assert (kept["attempt"], kept["verdict"]) == (2, "kept")
@@ -182,12 +197,13 @@ def test_a_finished_run_is_not_repeated(tmp_path):
 
 
 def test_a_server_failure_stops_the_loop_and_running_again_goes_on(tmp_path):
-    run = by_turns({3: 0, 4: 3, 5: 12})
+    run = by_turns({3: 0, 4: 3, 5: 24})
     with pytest.raises(ArchitectError):
         evolve(make_config(), tmp_path, run, Scripted(4, ArchitectError("server gone")))
     best = evolve(make_config(), tmp_path, run, Scripted(5))
     assert best.phases.plan.max_turns == 5
-    assert [r.get("verdict") for r in rows(tmp_path)] == [None, None, "dropped", "kept", None]
+    verdicts = [r["verdict"] for r in rows(tmp_path) if r["type"] == "candidate"]
+    assert verdicts == ["dropped", "kept"]
 
 
 def killed_at(sync, workdir, evolution):
@@ -230,7 +246,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_ledger(tmp_path):
 def kill_everywhere(tmp_path):
     assert "jax" not in sys.modules
     os.fsync = lambda handle: None  # a process dies here, not the machine
-    run = by_turns({3: 0, 4: 3, 5: 6, 6: 5, 7: 12})
+    run = by_turns({3: 0, 4: 3, 5: 12, 6: 8, 7: 24})
     config = make_config(revisions=2, attempts=2)
 
     class Stateless:
@@ -241,18 +257,28 @@ def kill_everywhere(tmp_path):
     def evolution(workdir):
         evolve(config, workdir, run, Stateless())
 
-    evolution(tmp_path / "whole")
+    syncs = counted_syncs(lambda: evolution(tmp_path / "whole"))
     expected = (tmp_path / "whole" / "evolve" / "ledger.jsonl").read_bytes()
     assert expected.count(b'"verdict":"kept"') == 2
-    point, kills = 1, 0
-    while killed_at(point, tmp_path / f"k{point}", evolution):
-        kills += 1
+    for point in sorted(random.Random(7).sample(range(1, syncs), 10)):
         workdir = tmp_path / f"k{point}"
+        assert killed_at(point, workdir, evolution)
         killed_at(2, workdir, evolution)  # and once more, just after it went on
         evolution(workdir)
         assert (workdir / "evolve" / "ledger.jsonl").read_bytes() == expected, point
-        point += 8
-    assert kills >= 10
+
+
+def counted_syncs(work):
+    count = 0
+
+    def fsync(handle):
+        nonlocal count
+        count += 1
+
+    os.fsync = fsync
+    work()
+    os.fsync = lambda handle: None
+    return count
 
 
 def test_a_torn_ledger_line_is_cut_and_a_corrupt_one_reported(tmp_path):

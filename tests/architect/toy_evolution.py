@@ -15,7 +15,7 @@ def make_config(**architect):
             search_start=100,
             search=4,
             gate_start=200,
-            gate=12,
+            gate=24,
             collect_start=300,
             collect=4,
             heldout_start=400,

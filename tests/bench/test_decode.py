@@ -1,13 +1,15 @@
 """Recorded requests and their replay."""
 
 import json
+import sys
+import time
 
 import pytest
 from models.tiny import tiny_decoder
 from sampling.letters import LetterTokenizer
 
 from automem_jax.agent.template import load_template
-from automem_jax.bench import decode
+from automem_jax.bench import decode, generate
 from automem_jax.bench.recorded import SHIPPED, from_trace, read_recorded, write_recorded
 from automem_jax.rollout.engine import RolloutSpec, run_episodes
 from automem_jax.sampling.engine import Engine
@@ -113,31 +115,70 @@ def test_prompts_beyond_the_context_are_left_out_and_counted(traces):
         decode.tokenise(episodes, LetterTokenizer(), 10)
 
 
+def test_pauses_are_spread_and_do_not_count(traces, engine, monkeypatch):
+    prompts = decode.tokenise(read_recorded(traces), LetterTokenizer(), 1024 - 4)
+    answered, slept_s, clock = [], 0.0, time.perf_counter
+
+    def pause():
+        nonlocal slept_s
+        answered.append(engine.counters()["requests"] - before)
+        slept_s += 1000.0
+
+    monkeypatch.setattr(decode.time, "perf_counter", lambda: clock() + slept_s)
+
+    before = engine.counters()["requests"]
+    figures, _ = decode.replay(engine, prompts, 4, 4, [pause] * 3)
+    total = len(prompts.lengths)
+    assert len(answered) == 3 and answered == sorted(answered)
+    assert answered[0] < total / 2 < answered[2] <= total + 4
+    assert 0 < figures["answer_p95_s"] <= figures["seconds"] < 1000
+
+
+def test_groups_are_of_different_episodes_and_spread():
+    prompts = decode.Prompts(tuple(((1,),) * 6 for _ in range(8)), (), 0)
+    (one, other) = prompts.windows(16, 8)
+    assert {e for e, _ in one} == {e for e, _ in other} == set(range(8))
+    assert {n for _, n in one} == {0} and {n for _, n in other} == {3}
+    assert [len(g) for g in prompts.windows(3, 8)] == [3]
+    assert prompts.windows(0, 8) == []
+    every = [place for group in prompts.windows(10_000, 8) for place in group]
+    assert len(every) == len(set(every)) == 48
+
+
 def test_without_torch_the_reason_is_told(tmp_path):
-    missing = decode.measure_torch(str(tmp_path / "python"), None, 4, [[5]], 4, 1, tmp_path)
-    assert "No such file" in missing["why"]
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho 'No module named torch' >&2\nexit 1\n")
-    python.chmod(0o755)
-    told = decode.measure_torch(str(python), tiny_decoder(), 4, [[5, 6]], 4, 1)
-    assert told == {"why": "No module named torch"}
+    python = str(tmp_path / "python")
+    with pytest.raises(generate.NoTransformers, match="No such file"):
+        generate.Transformers(python, tiny_decoder(), 4, 4, 1)
+    script(tmp_path / "python", "import sys; sys.exit('No module named torch')")
+    with pytest.raises(generate.NoTransformers, match="No module named torch"):
+        generate.Transformers(python, tiny_decoder(), 4, 4, 1)
 
 
-def test_the_better_batch_is_what_counts(traces, engine):
-    prompts = decode.tokenise(read_recorded(traces)[:1], LetterTokenizer(), 1020, 2)
-    figures, answers = decode.replay(engine, prompts, 1, 4)
-    ours = list(answers.values())
-    figures["requests_per_s"] = 6.0
-    tokens = [list(ours[0].token_ids), [0]]
-    rows = {
-        f"batch_{batch}": {"requests_per_s": speed, "tokens": tokens}
-        for batch, speed in ((1, 2.0), (8, 3.0))
-    }
-    found = decode.compare(figures, rows, ours)
-    assert (found["better_batch"], found["ours_is_times_faster"]) == (8, 2.0)
-    assert found["batch_1"] == {
-        "requests_per_s": 2.0,
-        "same_answers": 0.5,
-        "ours_is_times_faster": 3.0,
-    }
-    assert decode.compare(figures, {"why": "x"}, []) == {"why": "x"}
+def script(path, text):
+    path.write_text(f"#!{sys.executable}\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_the_better_batch_is_what_counts(traces, engine, tmp_path):
+    """A stand-in for transformers that says what it was asked and how long that took."""
+    script(
+        tmp_path / "python",
+        "import json, sys\n"
+        "print(json.dumps({'torch': 'none'}), flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    asked = json.loads(line)\n"
+        "    n = len(asked['prompts'])\n"
+        "    told = {'seconds': n / (2 if asked['batch'] == 1 else 3), 'tokens': [[0]] * n}\n"
+        "    print(json.dumps(told), flush=True)\n",
+    )
+    prompts = decode.tokenise(read_recorded(traces), LetterTokenizer(), 1020)
+    groups = prompts.windows(10, 8)
+    with generate.Transformers(str(tmp_path / "python"), tiny_decoder(), 4, 4, 1) as transformers:
+        comparison = generate.Comparison(transformers, prompts, groups)
+        _, answers = decode.replay(engine, prompts, 4, 4, comparison.pauses())
+        found = comparison.figures({"requests_per_s": 6.0}, answers)
+    assert found["requests"] == 10 and found["torch"] == "none"
+    assert (found["better_batch"], found["ours_is_times_faster"]) == (8, pytest.approx(2.0))
+    assert found["batch_1"]["ours_is_times_faster"] == pytest.approx(3.0)
+    assert found["batch_8"]["same_answers"] == 0.0
+    assert json.dumps(found)

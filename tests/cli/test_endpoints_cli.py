@@ -1,5 +1,6 @@
 """Servers instead of the in-process model, through the command: healthy, failing, mended."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -62,7 +63,7 @@ def automem(*arguments, **environment):
     )
 
 
-def rollout(server, workdir, *more, steps=STEPS, seeds=2):
+def rollout(server, workdir, *more, steps=STEPS, seeds=2, **environment):
     return automem(
         "rollout",
         f"--workdir={workdir}",
@@ -74,6 +75,7 @@ def rollout(server, workdir, *more, steps=STEPS, seeds=2):
         f"--config.env.max_steps={steps}",
         "--config.env.slots=2",
         *more,
+        **environment,
     )
 
 
@@ -88,6 +90,13 @@ def assert_one_line_error(result, *parts):
     assert result.stderr.count("\n") == 1, result.stderr
     for part in parts:
         assert part in result.stderr
+
+
+def assert_never_told(workdir, *results):
+    """The key that the server was sent, and sent back, is in no file and was not printed."""
+    for path in workdir.rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    assert not any(SECRET in result.stdout + result.stderr for result in results)
 
 
 def traces(workdir):
@@ -211,9 +220,15 @@ def test_single_calls_that_fail_for_good_are_counted_and_their_episodes_listed(s
         request_seed(0, RequestKey(SEEDS[1], step, "log", 0)): reply
         for step, reply in enumerate(bad, 1)
     }
-    server.play(lambda received: wrong.get(received.body["seed"]) or walk_east(received))
+
+    def play(received):
+        reply = wrong.get(received.body["seed"]) or walk_east(received)
+        echo = f" {received.headers['authorization']}" if reply.text or reply is DOWN else ""
+        return dataclasses.replace(reply, text=reply.text + echo)
+
+    server.play(play)
     few = ("--config.policy.max_retries=1", "--config.policy.timeout_s=0.5")
-    result = rollout(server, tmp_path, *few, steps=steps)
+    result = rollout(server, tmp_path, *few, steps=steps, OPENAI_API_KEY=SECRET)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("\n") == 1
     assert "failed model calls: 6, in 1 of 2 episodes" in result.stderr
@@ -225,22 +240,34 @@ def test_single_calls_that_fail_for_good_are_counted_and_their_episodes_listed(s
     errors = [turn.completion.error for turn in turns(failed) if turn.completion.error]
     parts = ("500", "choices", "JSONDecodeError", "Connection", "timed out", "withheld")
     assert all(part in error for part, error in zip(parts, errors, strict=True)), errors
+    assert "***" in errors[0] and any("***" in turn.completion.text for turn in turns(good))
+    assert_never_told(tmp_path, result)
 
 
 def test_a_server_that_is_down_ends_the_rollout_which_then_goes_on(server, tmp_path, clean):
     """Down from the start, then silent midway, then healthy at another address."""
-    few = ("--config.policy.max_retries=1", "--config.policy.timeout_s=0.3")
+    few = ("--config.policy.max_retries=1", "--config.policy.timeout_s=0.5")
     server.play(lambda received: DOWN)
-    result = rollout(server, tmp_path, *few)
+    result = rollout(server, tmp_path, few[0])
     assert_one_line_error(result, "no model call is answered", "'m'", "500", "run the same command")
     assert len(server.received) == 2 * len(SEEDS)  # the first wave, each call tried twice
     assert trace_bytes(tmp_path) == {}
 
     answered = 6
-    silent = Reply(hang=True)
-    server.play(lambda r: walk_east(r) if len(server.received) <= answered else silent)
+    silent, heard, unheard = Reply(hang=True), set(), []
+
+    def fall_silent(received):
+        seed = received.body["seed"]  # one request, however often it is tried
+        if seed in heard or len(heard) < answered:
+            heard.add(seed)
+            return walk_east(received)
+        unheard.append(seed)
+        return silent
+
+    server.play(fall_silent)
     assert_one_line_error(rollout(server, tmp_path, *few), "no model call is answered", "timed out")
-    assert len(server.received) == answered + OUTAGE_WAVES * 2 * len(SEEDS)
+    # a slow machine may let an answered call time out too, and its episode ask out of step
+    assert 0 <= len(unheard) - OUTAGE_WAVES * 2 * len(SEEDS) <= 2
     assert trace_bytes(tmp_path) == {}
 
     with LoopbackServer(walk_east) as other:
@@ -301,12 +328,28 @@ def evolve(server, workdir):
     )
 
 
-def proposal(template):
-    return Reply(json.dumps({"diagnosis": "notes go unread", "template": template}))
+def calls(name, **arguments):
+    """A reply that calls one tool."""
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    message = {
+        "content": None,
+        "tool_calls": [{"id": "a", "type": "function", "function": function}],
+    }
+    body = {"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": {}}
+    return Reply(body=json.dumps(body).encode())
+
+
+def submission(template):
+    return calls(
+        "submit_template",
+        template_json=template,
+        diagnosis="notes go unread",
+        expected_effect="they are read",
+    )
 
 
 def test_an_architect_behind_a_server(server, tmp_path):
-    """Down, then up: nonsense and invalid templates are sent back, a valid one is gated."""
+    """Down, then up: a refusal ends an attempt, invalid templates are sent back, a valid one is gated."""
     workdir = tmp_path / "run"
     told = []
 
@@ -315,37 +358,37 @@ def test_an_architect_behind_a_server(server, tmp_path):
     assert_one_line_error(result, "architect", "500", "run again")
     told.append(result)
     baseline = {path: path.stat().st_mtime_ns for path in list_traces(workdir / "traces")}
-    assert len(baseline) == 3 + 8
+    assert len(baseline) >= 3
     rows = (workdir / "evolve" / "ledger.jsonl").read_bytes()
 
     template = to_data(load_template("memento_v0"))
     invalid = template | {"files": {"notes": {"kind": "diary"}}}
     answers = [
         lambda received: Reply("Let me think."),
-        lambda received: Reply(f'{{"template": "{received.headers["authorization"]}"}}'),
-        lambda received: proposal(template),  # differs in nothing
-        lambda received: proposal(invalid),
-        lambda received: proposal(show_file_in_plan(template, "notes")),
+        lambda received: Reply("", finish_reason="content_filter"),
+        lambda received: calls("search_traces", text=received.headers["authorization"]),
+        lambda received: submission(template),  # differs in nothing
+        lambda received: submission(invalid),
+        lambda received: submission(show_file_in_plan(template, "notes")),
     ]
     server.play(lambda received: answers[len(server.received) - 1](received))
     result = evolve(server, workdir)
     assert_succeeded(result)
     told.append(result)
     assert len(server.received) == len(answers)
+    assert "wording only" in prompt(server.received[-2])
     assert "files.notes.kind" in prompt(server.received[-1])
     assert {path: path.stat().st_mtime_ns for path in baseline} == baseline
 
     ledger = (workdir / "evolve" / "ledger.jsonl").read_bytes()
     assert ledger.startswith(rows)
     first, second = [r for r in map(json.loads, ledger.splitlines()) if r["type"] == "candidate"]
-    assert (first["verdict"], first["calls"], first["gate"]) == ("dropped", 3, None)
-    assert "wording only" in first["reason"]
-    assert second["calls"] == 2 and second["gate"]["n"] == 8
+    assert (first["verdict"], first["calls"], first["gate"]) == ("dropped", 2, None)
+    assert "refused" in first["reason"]
+    assert second["calls"] == 4 and second["gate"]["n"] == 8
     assert second["verdict"] in ("kept", "dropped")
     best = load_template(workdir / "evolve" / "best.json").id
     assert best == (second["template"] if second["verdict"] == "kept" else "memento_v0")
 
-    for path in workdir.rglob("*"):
-        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
-    assert not any(SECRET in result.stdout + result.stderr for result in told)
+    assert_never_told(workdir, *told)
     assert all(r.headers["authorization"] == f"Bearer {SECRET}" for r in server.received)

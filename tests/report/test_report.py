@@ -146,7 +146,8 @@ def test_template_edits_with_verdict_gate_and_diff(full):
     text = " ".join(read(full).text["templates"].split())
     assert "3 edits were tried and 1 kept. Best template: memento_v0_r1a2." in text
     assert "kept memento_v0_r1a2: show_file_in_plan" in text
-    assert "lower bound of the mean difference +0.2500 is above 0" in text
+    assert "a bet against it grew" in text and "Measured: +" in text
+    assert "Lineage memento_v0: 50.0 % on the gate seeds" in text
     assert "memento_v0 50.0 100.0 +50.0" in text
     assert "template.files: unknown key" in text and "It did not reach the gate." in text
     raw = full.read_text()

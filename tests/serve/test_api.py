@@ -210,6 +210,12 @@ def raw(url, method, path, body=b"", headers=None):
     return answer.status, dict(answer.getheaders()), json.loads(data)
 
 
+def message(role, content, **more):
+    """A request with one message; the values are JSON."""
+    fields = {"model": '"base"', "messages": f'[{{"role": {role}, "content": {content}}}]'} | more
+    return ("{" + ", ".join(f'"{k}": {v}' for k, v in fields.items()) + "}").encode()
+
+
 @pytest.mark.parametrize(
     "method, path, body, headers, status",
     [
@@ -218,6 +224,11 @@ def raw(url, method, path, body=b"", headers=None):
         ("POST", "/v1/chat/completions", b"[" * 100_000, {}, 400),
         ("POST", "/v1/chat/completions", b"\xff", {}, 400),
         ("POST", "/v1/chat/completions", b"{}", {"content-type": "text/plain"}, 415),
+        ("POST", "/v1/chat/completions", message('["user"]', '"a"'), {}, 400),
+        ("POST", "/v1/chat/completions", message('"user"', '"\\ud800"'), {}, 400),
+        ("POST", "/v1/chat/completions", message('"user"', "7"), {}, 400),
+        ("POST", "/v1/chat/completions", message('"user"', '"a"', temperature="NaN"), {}, 400),
+        ("POST", "/v1/chat/completions", message('"user"', '"a"', seed="1" + "0" * 30), {}, 400),
         ("GET", "/v1/chat/completions", b"", {}, 405),
         ("POST", "/v1/completions", b"{}", {}, 404),
         ("POST", "/v1/load_lora_adapter", b"{}", {}, 404),  # not switched on here

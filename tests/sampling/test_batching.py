@@ -14,7 +14,6 @@ from sampling.letters import LetterTokenizer
 
 from automem_jax.models import logits
 from automem_jax.models.lora import AdapterError, merge, with_adapters
-from automem_jax.sampling import Generation, Sampler
 from automem_jax.sampling import engine as engine_module
 from automem_jax.sampling.engine import Engine
 from automem_jax.sampling.requests import GenerationRequest, QueueFull, random_key
@@ -92,19 +91,84 @@ def test_answers_are_the_same_bits_in_any_company_and_with_any_cache(base, adapt
     assert small.counters()["blocks_evicted"] > 0
 
 
-def test_tokens_are_those_of_the_sampler(base, adapters, engine):
-    for name, model in ((None, base), ("second", with_adapters(base, [adapters["second"]]))):
-        requests = asked(16, name)
-        sampler = Sampler(model, LetterTokenizer(), 16, CONTEXT, seed=3)
-        generations = [
-            Generation(r.prompt_ids, r.sampling, key(i), int(name is not None))
-            for i, r in enumerate(requests)
-        ]
-        for ours, theirs in zip(
-            engine.generate(requests), sampler.generate(generations), strict=True
-        ):
-            assert ours.token_ids == theirs.token_ids and ours.text == theirs.text
-            np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
+def full_pass(model, ids):
+    """Logits [T, V] of a sequence, by one pass over it."""
+    padded = np.pad(np.array([ids]), ((0, 0), (0, CONTEXT - len(ids))))
+    segments = (np.arange(CONTEXT) < len(ids)).astype(np.int32)[None]
+    return logits(model, padded, segments)[0, : len(ids)]
+
+
+@pytest.fixture(scope="module")
+def joined(base, adapters):
+    """As on accelerators."""
+    return make(base, joined=True, adapters=adapters)
+
+
+@pytest.mark.parametrize("kind", ["engine", "joined"])
+def test_greedy_follows_the_argmax_of_the_full_pass(base, kind, request):
+    greedy = SamplingSettings(temperature=0.0, max_tokens=8)
+    asked_now = asked(3, settings=greedy)
+    for one, answer in zip(
+        asked_now, request.getfixturevalue(kind).generate(asked_now), strict=True
+    ):
+        out = full_pass(base, [*one.prompt_ids, *answer.token_ids])
+        chosen = np.argmax(out[len(one.prompt_ids) - 1 : -1], axis=-1)
+        assert tuple(chosen) == answer.token_ids
+
+
+def test_a_joined_cache_answers_as_the_other_does(engine, joined):
+    requests = asked(16, MIXED)
+    first = joined.generate(requests)
+    for one, other in zip(engine.generate(requests), first, strict=True):
+        assert one.token_ids == other.token_ids and one.text == other.text
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+    again = joined.generate(requests[::-1])[::-1]  # from the cache
+    assert same(again) == same(first) and joined.counters()["reused_tokens"] > 0
+
+
+def test_an_adapter_leaves_nothing_behind(base, adapters):
+    """One with fewer projections in columns that one with all of them had."""
+    attention = random_adapter(base, 3, targets="attention")
+    engine = make(base, max_adapters=1, adapters={"a": adapters["first"]})
+    engine.unload_adapter("a")
+    engine.load_adapter("b", attention)
+    requests = asked(4, "b")
+    merged = merge(with_adapters(base, [attention]), 1)
+    for request, answer in zip(requests, engine.generate(requests), strict=True):
+        out = full_pass(merged, [*request.prompt_ids, *answer.token_ids])
+        likelihoods = jax.nn.log_softmax(out)[len(request.prompt_ids) - 1 :]
+        expected = [likelihoods[t, token] for t, token in enumerate(answer.token_ids)]
+        np.testing.assert_allclose(answer.logprobs, expected, atol=1e-4)
+
+
+def test_stopping_equals_checking_the_text_after_every_token(engine):
+    tokenizer, stop = LetterTokenizer(), ("a", "</a>", "b<")
+    free = engine.generate(asked(24))
+    stopping = dataclasses.replace(SETTINGS, stop=stop)
+    reasons = set()
+    for long, answer in zip(free, engine.generate(asked(24, settings=stopping)), strict=True):
+        ends = (
+            n
+            for n in range(1, len(long.token_ids) + 1)
+            if any(word in tokenizer.decode(long.token_ids[:n]) for word in stop)
+        )
+        count = next(ends, len(long.token_ids))
+        assert answer.token_ids == long.token_ids[:count]
+        assert answer.logprobs == long.logprobs[:count]
+        reasons.add(answer.finish_reason)
+    assert {"stop_string", "length"} <= reasons
+
+
+def test_end_of_turn_ends_and_is_kept_in_the_ids():
+    model = tiny_decoder()
+    head = model.embed.get_value()
+    model.embed.set_value(head.at[LetterTokenizer.eos_id].mul(6.0))
+    answers = make(model).generate(asked(8))
+    ended = [a for a in answers if a.finish_reason == "stop"]
+    assert ended
+    for answer in ended:
+        assert answer.token_ids[-1] == 4 and 4 not in answer.token_ids[:-1]
+        assert answer.text == LetterTokenizer().decode(answer.token_ids[:-1])
 
 
 @pytest.mark.parametrize("name", MIXED)
@@ -115,9 +179,7 @@ def test_rows_of_a_mixed_batch_equal_merged_weights(base, adapters, engine, name
         if request.adapter != name:
             continue
         whole = [*request.prompt_ids, *answer.token_ids]
-        padded = np.pad(np.array([whole]), ((0, 0), (0, CONTEXT - len(whole))))
-        segments = (np.arange(CONTEXT) < len(whole)).astype(np.int32)[None]
-        likelihoods = jax.nn.log_softmax(logits(model, padded, segments)[0])
+        likelihoods = jax.nn.log_softmax(full_pass(model, whole))
         first = len(request.prompt_ids) - 1
         expected = [likelihoods[first + t, token] for t, token in enumerate(answer.token_ids)]
         np.testing.assert_allclose(answer.logprobs, expected, atol=1e-4)
@@ -132,7 +194,8 @@ def test_every_program_is_traced_once(base, adapters, monkeypatch):
         engine.generate(asked(count))
         engine.generate(asked(count, MIXED))
         engine.generate(asked(count, settings=dataclasses.replace(SETTINGS, top_p=0.5, top_k=7)))
-    assert engine.counters()["programs"] == 4  # chunks and bursts, without and with adapters
+    # Rows, and chunks and bursts without and with adapters.
+    assert engine.counters()["programs"] == 5
 
 
 def test_events_join_to_the_answer_and_requests_come_and_go(engine):

@@ -1,0 +1,178 @@
+"""Which template is changed next, and which changes are judged: fresh attempts, or a population.
+
+attempts    as in the paper: a revision starts from the best template so far and takes so many
+            attempts, each told what the ones before it did (a continuation), until one is kept.
+population  a pool of templates, all played on the search seeds. Parents are drawn from those that win
+            some seed; two of them that have changed different things are merged, which asks no architect.
+            A proposal is played on a few search seeds first, and on all if it does better than its parent
+            there. One that leads the pool is judged on the gate seeds against the best so far.
+
+Both read the ledger first: a proposal that has its row is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from automem_jax.agent.template import template_hash
+from automem_jax.architect.budget import BudgetSpent
+from automem_jax.architect.merge import merge_templates
+from automem_jax.architect.pool import Member, Pool
+from automem_jax.architect.proposal import NoProposal, Proposal, ProposalError, checked
+from automem_jax.traces.schema import TraceError
+
+if TYPE_CHECKING:
+    from automem_jax.architect.evolve import Evolution
+
+Row = dict[str, Any]
+
+# Failures of the machine or the server, not of the template: they stop the loop, which can go on.
+OUTSIDE_FAILURES = (OSError, MemoryError, TraceError, BudgetSpent)
+
+SCREEN_SEEDS = 8  # search seeds a proposal is played on before the others
+
+
+def attempts(run: Evolution) -> None:
+    """Revisions from the best template, each with fresh attempts and continuations."""
+    settings = run.config.architect
+    for revision in range(1, settings.revisions + 1):
+        for attempt in range(1, settings.attempts + 1):
+            row = run.find(revision, attempt)
+            if row is None:
+                row = _attempt(run, revision, attempt)
+            else:
+                run.settle(row)
+            if row["verdict"] == "exhausted":
+                return
+            if row["verdict"] == "kept":
+                break
+
+
+def _attempt(run: Evolution, revision: int, attempt: int) -> Row:
+    """Proposes, gates and records one candidate."""
+    parent = run.best
+    name = f"{run.start.id}_r{revision}a{attempt}"
+    row = _head(run, revision, attempt, name, parent.id)
+    try:
+        proposal = run.propose(run.context(parent, revision, attempt, name))
+    except NoProposal as error:
+        return run.record(row | _nothing(error))
+    if proposal is None:
+        return run.record(row | _EXHAUSTED)
+    row |= run.accept(proposal, parent)
+    return run.record(row | _judged(run, proposal, row))
+
+
+def population(run: Evolution) -> None:
+    """A pool of templates on the search seeds, its leaders judged on the gate seeds."""
+    settings = run.config.architect
+    pool = Pool(run.config.seed)
+    pool.add(Member(run.start, run.play(run.start, "search", run.search_seeds).progression, ()))
+    for number in range(1, settings.revisions * settings.attempts + 1):
+        row = run.find(number, 1)
+        if row is None:
+            row = _proposal(run, pool, number)
+        else:
+            run.settle(row)
+        if row["verdict"] == "exhausted":
+            pool.exhausted.add(row["parent"])
+            if len(pool.exhausted) == len(pool.members):
+                return
+        if row.get("pooled"):
+            template = run.templates[row["template"]]
+            scores = run.play(template, "search", run.search_seeds).progression
+            pool.add(Member(template, scores, tuple(row["parents"])))
+        pool.tried(row)
+
+
+def _proposal(run: Evolution, pool: Pool, number: int) -> Row:
+    name = f"{run.start.id}_p{number}"
+    pair = pool.pair_to_merge(number)
+    if pair is not None:
+        first, second, ancestor = pair
+        row = _head(run, number, 1, name, first.template.id, second.template.id)
+        data = merge_templates(ancestor.template, first.template, second.template)
+        try:
+            proposal = Proposal(
+                template=checked(data, first.template, name),
+                diagnosis=f"{first.template.id} and {second.template.id} win different seeds and "
+                f"changed {ancestor.template.id} in different places",
+                expected_effect="the seeds of both",
+                edit="merge",
+            )
+        except ProposalError as error:
+            return run.record(row | _nothing(NoProposal(f"merge: {error}")))
+        parent = first
+    else:
+        parent = pool.draw_parent(number)
+        row = _head(run, number, 1, name, parent.template.id)
+        try:
+            proposal = run.propose(run.context(parent.template, number, 1, name))
+        except NoProposal as error:
+            return run.record(row | _nothing(error))
+        if proposal is None:
+            return run.record(row | _EXHAUSTED)
+    row |= run.accept(proposal, parent.template)
+    return run.record(row | _screened(run, pool, parent, proposal, row))
+
+
+def _screened(run: Evolution, pool: Pool, parent: Member, proposal: Proposal, row: Row) -> Row:
+    """Plays a proposal on a few search seeds, on all, and on the gate seeds, as far as it gets."""
+    candidate = proposal.template
+    few = pool.screen(run.search_seeds, SCREEN_SEEDS, row["revision"])
+    try:
+        scores = run.play(candidate, "search", few).progression
+        mine, its = (sum(s.get(seed, 0.0) for seed in few) for s in (scores, parent.scores))
+        row = {"screen": {"seeds": len(few), "candidate": mine, "parent": its}, "gate": None}
+        row |= {"verdict": "dropped", "pooled": False}
+        if mine <= its:
+            reason = f"progression {mine:.3f} on {len(few)} search seeds, its parent's {its:.3f}"
+            return row | {"reason": reason}
+        scores = run.play(candidate, "search", run.search_seeds).progression
+    except OUTSIDE_FAILURES:
+        raise
+    except Exception as error:  # whatever a template makes the harness raise is its own loss
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return {"verdict": "dropped", "pooled": False, "gate": None, "reason": f"crashed: {reason}"}
+    mean = sum(scores.values()) / max(1, len(run.search_seeds))
+    row |= {"pooled": True, "search_mean": round(mean, 6)}
+    lead = pool.mean_of(run.best.id)
+    if mean <= lead:
+        reason = f"joins the pool: {mean:.3f} on the search seeds, the best template's {lead:.3f}"
+        return row | {"reason": reason}
+    return row | _judged(run, proposal, {})
+
+
+def _judged(run: Evolution, proposal: Proposal, row: Row) -> Row:
+    result = run.gate(proposal.template, run.best)
+    return row | {
+        "against": run.best.id,
+        "gate": result.to_data(),
+        "verdict": "kept" if result.kept else "dropped",
+        "reason": result.reason,
+    }
+
+
+def _head(run: Evolution, revision: int, attempt: int, name: str, *parents: str) -> Row:
+    return {
+        "type": "candidate",
+        "revision": revision,
+        "attempt": attempt,
+        "template": name,
+        "parent": parents[0],
+        "parents": list(parents),
+        "parent_hash": template_hash(run.templates[parents[0]]),
+    }
+
+
+def _nothing(error: NoProposal) -> Row:
+    return {"verdict": "dropped", "reason": str(error), "calls": error.calls, "gate": None}
+
+
+_EXHAUSTED = {"verdict": "exhausted", "reason": "the architect has nothing more to propose"}
+
+SEARCHES: dict[str, Callable[[Evolution], None]] = {
+    "attempts": attempts,
+    "population": population,
+}

@@ -1,0 +1,1 @@
+"""The trace viewer: a local web page, or one self-contained file, that plays recorded episodes."""
