@@ -223,8 +223,8 @@ class Stages:
 
     def _measure(self, episodes: Sequence[Any], settings: SelectionConfig, template: Template):
         """Branches episodes and asks the judge, as far as the signals' weights and budgets say."""
-        from automem_jax.architect.propose import make_endpoint
         from automem_jax.evaluation.attribution import measure_decisions
+        from automem_jax.policies.api import make_endpoint
 
         folder = self.workdir / "select" / "measured"
         return measure_decisions(

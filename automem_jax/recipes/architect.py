@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from automem_jax.architect.proposal import ArchitectError, ProposalError
-from automem_jax.architect.propose import extract_json, make_endpoint
 from automem_jax.config import RecipesConfig
+from automem_jax.policies.api import make_endpoint
 from automem_jax.policies.base import Policy
+from automem_jax.recipes.answers import extract_json
 from automem_jax.recipes.ledger import without_clock
 from automem_jax.recipes.proposers import Proposals, SearchContext, paper_priors
 from automem_jax.recipes.recipe import recipe_to_data

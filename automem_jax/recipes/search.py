@@ -332,9 +332,9 @@ class _Search:
             best.played.progression,
             played.progression,
             self.gate_seeds,
-            confidence=self.settings.confidence,
+            level=(1 - self.settings.confidence) / self._most_gates(),
+            config=self.config.architect.gate,
             samples=self.settings.bootstrap_samples,
-            seed=self.config.seed,
             candidate_failed=played.failed,
             baseline_failed=best.played.failed,
         )
@@ -347,6 +347,10 @@ class _Search:
         }
         row = self._once(key, row)
         return Best(recipe.name, trained.adapter, played) if row["verdict"] == "kept" else best
+
+    def _most_gates(self) -> int:
+        """Verdicts there can be in all: the chance of a wrong one is divided among them."""
+        return max(1, self.settings.iterations * self.settings.survivors)
 
     def _finish(self, best: Best) -> Best:
         recipe = self.recipes.get(best.name)
