@@ -1,6 +1,10 @@
 """Settings every test runs under: CPU only, one persistent compilation cache."""
 
 import os
+import signal
+
+# Started in the background of a shell, interrupts are ignored, and children would ignore them too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
