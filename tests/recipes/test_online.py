@@ -8,7 +8,7 @@ import types
 import pytest
 from flax import nnx
 from handmade import Episode, append
-from test_data import CUE, episode
+from test_recipe_data import CUE, episode
 from toy import WordTokenizer, tiny_decoder, toy_config
 
 from automem_jax.config import (
