@@ -130,6 +130,17 @@ def check_prices(config: ExperimentConfig) -> None:
         )
 
 
+def _attempt_in_words(search: str, attempt: int) -> str:
+    if search == "population":
+        return "Its parent was drawn from a pool of templates; what others of the pool tried is in the brief."
+    if attempt == 1:
+        return "This is a fresh attempt."
+    return (
+        f"This is attempt {attempt} of this revision: the ones before it were not kept. Go on from what "
+        "they showed."
+    )
+
+
 class Evolution:
     """One run of the loop: where things are, what is known so far, and what may still be spent.
 
@@ -235,6 +246,7 @@ class Evolution:
             runs=runs,
             templates=dict(self.templates),
             seeds=seed_sets(self.config.seeds),
+            note=_attempt_in_words(self.config.architect.search, attempt),
         )
 
     def propose(self, context: Context) -> Proposal | None:
