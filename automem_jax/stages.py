@@ -168,8 +168,8 @@ class Stages:
         Raises:
           ConfigError: there are no collected traces yet, or no lineage selection for the control.
         """
-        from automem_jax.evaluation.attribution import Measurements, split_kind, without
-        from automem_jax.selection.examples import REPORT_FILE, scan_signals, select
+        from automem_jax.evaluation.attribution import split_kind, without
+        from automem_jax.selection.examples import REPORT_FILE
 
         self._needs_memory("select")
         out_dir = self.workdir / "select" / kind
@@ -200,19 +200,13 @@ class Stages:
             raise ConfigError(f"{match} does not exist; run `automem select --kind=lineage` first")
         forbidden = {s for other in ("search", "gate", "heldout") for s in self.seeds[other]}
         with self._stage(f"select {kind}"):
-            episodes, measured = None, Measurements()
-            if name == "signals" and {"counterfactual", "judge"} & _weighed(settings):
-                episodes = scan_signals(paths, settings, forbidden_seeds=forbidden)
-                measured = self._measure(episodes, settings, template)
-            report = select(
+            report = self._select_measured(
+                template,
                 paths,
                 settings,
                 out_dir,
                 forbidden_seeds=forbidden,
                 match=match if name == "random" else None,
-                episodes=episodes,
-                counterfactual=measured.counterfactual,
-                ratings=measured.ratings,
             )
         phases = ", ".join(f"{n} {phase}" for phase, n in report.phases.items())
         print(

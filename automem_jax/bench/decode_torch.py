@@ -18,7 +18,9 @@ from transformers import AutoModelForCausalLM
 def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
     torch.set_num_threads(job["threads"])
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder / "model", dtype=torch.float32, use_safetensors=True
+    ).eval()
     eos_id, new_tokens = job["eos_id"], job["new_tokens"]
 
     @torch.inference_mode()
