@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,8 +22,10 @@ from automem_jax.config import (
     unknown_key,
 )
 from automem_jax.files import write_atomically, write_json
+from automem_jax.live import disk
+from automem_jax.live.board import Board
+from automem_jax.live.tracking import make_trackers
 from automem_jax.policies.prices import ModelUsage
-from automem_jax.progress import Progress
 from automem_jax.rollout.runner import SERVED, Runner
 
 # Under train/: what the recipe search and the online rounds found best.
@@ -60,16 +63,28 @@ class Stages:
     Every stage reads what earlier ones left on disk, keeps what is finished and goes on from there.
     """
 
-    def __init__(self, config: ExperimentConfig, workdir: Path):
+    def __init__(self, config: ExperimentConfig, workdir: Path, command: str = "automem"):
+        """`command` is what the run is called in its record, see live.board."""
         self.config, self.workdir = config, workdir
-        self.runner = Runner(config)
+        self.board = Board(workdir, command, usage=self._pending_usage, speaks=_is_first_process())
+        self.runner = Runner(config, self.board.task)
         self.seeds = {name: list(seeds) for name, seeds in seed_sets(config.seeds).items()}
 
     def __enter__(self) -> Stages:
+        facts = disk.read_object(self.workdir / "config.json")
+        if self.board.speaks:
+            self.board.trackers += make_trackers(self.config.tracking, self.workdir, facts)
+        self.board.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.runner.close()
+    def __exit__(self, *error) -> None:
+        try:
+            self.runner.close()
+        finally:
+            self.board.__exit__(*error)
+
+    def _pending_usage(self) -> dict[str, Any]:
+        return {model: dataclasses.asdict(u) for model, u in self.runner.usage().items()}
 
     def pipeline(self) -> None:
         """Everything in order, then where the report is.
@@ -108,7 +123,7 @@ class Stages:
                 self.workdir,
                 run_template,
                 architect,
-                say=lambda line: print(line, flush=True),
+                say=self.board.say,
             )
         print(f"loop 1: best template is {best.id}")
 
@@ -269,8 +284,9 @@ class Stages:
             nonlocal bar
             if bar is None or step == 1:
                 stack.close()
-                bar = stack.enter_context(Progress(title, total, "steps"))
-            bar.update(step, {"loss": figures["loss"], "tokens/s": figures["tokens_per_s"]})
+                bar = stack.enter_context(self.board.task(title, total, "steps", done=step - 1))
+            shown = {"loss": figures["loss"], "tokens/s": figures["tokens_per_s"]}
+            bar.update(step, shown, figures)
 
         with contextlib.ExitStack() as stack:
             yield report
@@ -600,7 +616,8 @@ class Stages:
         print(f"== {name}", flush=True)
         started = time.monotonic()
         try:
-            yield
+            with self.board.stage(name):
+                yield
         finally:
             path = self.workdir / "timing.json"
             stages = json.loads(path.read_text())["stages"] if path.exists() else {}
@@ -612,6 +629,14 @@ class Stages:
 def _weighed(settings: SelectionConfig) -> set[str]:
     """Signals with a weight."""
     return {name for name, weight in dataclasses.asdict(settings.weights).items() if weight > 0}
+
+
+def _is_first_process() -> bool:
+    """Whether this is the process that writes, of a run that may have several."""
+    distributed = sys.modules.get(
+        "automem_jax.distributed"
+    )  # where there are several, it was started
+    return distributed is None or distributed.is_first()
 
 
 def _peak_memory_gib() -> float:
