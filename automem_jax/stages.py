@@ -26,10 +26,13 @@ from automem_jax.live import disk
 from automem_jax.live.board import Board
 from automem_jax.live.tracking import make_trackers
 from automem_jax.policies.prices import ModelUsage
+from automem_jax.rollout.engine import RolloutResult
 from automem_jax.rollout.runner import SERVED, Runner
+from automem_jax.traces.store import read_trace
 
 # Under train/: what the recipe search and the online rounds found best.
 RECIPE, ONLINE = "recipe", "online"
+STEPS_TRACKED = 20  # of the episode whose words trackers get
 BASE_ALONE = "none"  # names no adapter, also where a server has one
 _ARMS = {  # template and adapter of each arm
     "base_v0": ("", ""),
@@ -113,7 +116,9 @@ class Stages:
         from automem_jax.architect.propose import make_architect
 
         def run_template(template: Template, seeds: Sequence[int], out_dir: Path) -> list[Path]:
-            return self.runner.run(template.id, template, seeds, out_dir).paths
+            result = self.runner.run(template.id, template, seeds, out_dir)
+            self._track_episode(f"evolve/{template.id}", result)
+            return result.paths
 
         self._needs_memory("evolve")
         with self._stage("evolve"):
@@ -175,7 +180,23 @@ class Stages:
                 self.workdir / "traces" / seed_set / name,
                 adapter=adapter_path,
             )
+            self._track_episode(f"rollout {seed_set}/{name}", result)
         return result.paths
+
+    def _track_episode(self, run: str, result: RolloutResult) -> None:
+        """Gives trackers the words and the last picture of one of a rollout's new episodes."""
+        if not self.board.trackers or not result.new_episodes:
+            return
+        from automem_jax.architect.render import step_view
+
+        trace, before, views = read_trace(result.paths[-1]), None, []
+        for step in trace.steps[:STEPS_TRACKED]:
+            views.append(step_view(step, before))
+            before = step.percept["long_text"]
+        text = "\n".join(json.dumps(view, ensure_ascii=False, indent=1) for view in views)
+        self.board.text(run, "rollout/episode", text)
+        with contextlib.suppress(ValueError):  # an engine that broke has no picture
+            self.board.image(run, "rollout/last_frame", self.runner.env.frame(0))
 
     def select(self, kind: str) -> Path:
         """Loop 2: chosen memory decisions go to select/<kind>/examples.jsonl.
@@ -360,9 +381,9 @@ class Stages:
         kind = self.config.selection.kind
         first = self.adapter("lineage" if kind == "random" else kind)
         choose = functools.partial(self._select_measured, template)
-        with self._stage("online"):
+        with self._stage("online"), self._steps_shown("train online") as report:
             rounds, best = run_rounds(
-                self.config, self.workdir, self.runner, template, first, choose
+                self.config, self.workdir, self.runner, template, first, choose, report
             )
         write_atomically(self.workdir / "train" / ONLINE / best.name, best.read_bytes())
         for done in rounds:
@@ -473,9 +494,10 @@ class Stages:
         ]
 
         def run_arm(arm: Arm, seeds: Sequence[int], out_dir: Path) -> None:
-            self.runner.run(
+            result = self.runner.run(
                 arm.name, arm.template, seeds, out_dir, adapter=arm.adapter_path, kind=arm.kind
             )
+            self._track_episode(f"evaluate/{arm.name}", result)
 
         with self._stage("evaluate"):
             results = evaluate(

@@ -4,18 +4,22 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from automem_jax import terminal
+from automem_jax.config import ConfigError, TrackingConfig
 from automem_jax.files import write_json
 from automem_jax.live import record
 from automem_jax.live.board import Board
 from automem_jax.live.dashboard import Display, lines, render, seconds, sparkline
 from automem_jax.live.status import describe, read_status
+from automem_jax.live.tracking import TensorBoard
 from automem_jax.progress import Progress
 
 HOSTILE = "\x1b[31m\x1b]0;owned\x07[red]x[/red]\x9b\u202e\r\nsecond"
@@ -263,10 +267,10 @@ def test_trackers_get_standard_names_and_absolute_steps(tmp_path):
             for _ in range(2):
                 with board.task("rollout a", 4, "episodes") as task:
                     task.update(4, {"steps/s": 9.0, "progression": 0.5, "failed calls": 1})
-    train = [point for point in tracker.points if point[0] == "train lineage/train specialist"]
+    train = [point for point in tracker.points if point[0] == "train lineage/specialist"]
     assert [step for _, step, _ in train] == [4, 5, 6]  # those of a run that went on from step 3
     assert train[0][2] == {"train/loss": 0.25, "eval/loss": 2.0, "train/grad_norm": 0.1}
-    rollouts = [point for point in tracker.points if point[0] == "evolve/rollout a"]
+    rollouts = [point for point in tracker.points if point[0] == "evolve/a"]
     assert [step for _, step, _ in rollouts] == [4, 8]  # the second batch follows the first
     assert rollouts[0][2] == {
         "perf/steps_per_s": 9.0, "rollout/progression": 0.5, "rollout/failed_calls": 1.0,
@@ -305,3 +309,103 @@ def test_spend_adds_stages_architect_and_what_is_under_way(tmp_path):
     assert set(status["spend"]) == {"evaluate", "", "architect"}
     assert status["evolve"] == {"charge": 2, "candidate kept": 1}
     assert "spent in all: 11 calls" in "\n".join(describe(status))
+
+
+def events(folder):
+    """What a TensorBoard event file holds: length, checksum, message, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    (path,) = folder.glob("events.out.tfevents.*")
+    data, place, found = path.read_bytes(), 0, []
+    while place < len(data):
+        (size,) = struct.unpack_from("<Q", data, place)
+        found.append(Event.FromString(data[place + 12 : place + 12 + size]))
+        place += size + 16
+    return found
+
+
+def test_tensorboard_files_hold_scalars_text_and_picture(tmp_path):
+    tracker = TensorBoard(tmp_path)
+    run = "evaluate/a/../b"
+    for step in (5, 6):
+        tracker.scalars(run, step, {"train/loss": 1.0 / step})
+    tracker.text(run, "rollout/episode", f"# {HOSTILE}")
+    tracker.image(run, "rollout/last_frame", np.zeros((4, 6, 3), np.uint8))
+    tracker.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["evaluate"]  # nothing climbs out of it
+    found = events(tmp_path / "evaluate" / "a" / "run" / "b")
+    values = [(event.step, value) for event in found for value in event.summary.value]
+    scalars = [(step, v.tag, v.simple_value) for step, v in values if v.tag == "train/loss"]
+    assert scalars == [
+        (5, "train/loss", pytest.approx(0.2)),
+        (6, "train/loss", pytest.approx(1 / 6)),
+    ]
+    starts = [event.step for event in found if event.session_log.status]
+    assert starts == [5]  # what a killed run wrote from here on does not count
+    (text,) = [v.tensor.string_val[0].decode() for _, v in values if "episode" in v.tag]
+    assert text.startswith("    # \u241b[31m")  # indented: a block as it is, no heading
+    assert_inert(text)
+    (image,) = [v.image for _, v in values if "last_frame" in v.tag]
+    assert (image.height, image.width) == (4, 6)
+
+
+class FakeWandb:
+    """The few calls that are made, kept."""
+
+    def __init__(self):
+        self.calls, self.util = [], self
+
+    def generate_id(self):
+        return "abc123"
+
+    def init(self, **options):
+        self.options = options
+        return self
+
+    def define_metric(self, name, **options):
+        self.calls.append((name, options))
+
+    def log(self, row):
+        self.calls.append(row)
+
+    def Table(self, columns, data):
+        return data
+
+    def Image(self, picture):
+        return picture.shape
+
+    def finish(self):
+        self.calls.append("finished")
+
+
+def test_wandb_gets_an_axis_a_run_and_the_same_run_again(tmp_path, monkeypatch):
+    from automem_jax.live.tracking import make_trackers
+
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = TrackingConfig(tensorboard=False, wandb="offline", wandb_project="mine")
+    for _ in range(2):
+        (tracker,) = make_trackers(config, tmp_path, {"seed": 1})
+        assert fake.options["id"] == "abc123" and fake.options["resume"] == "allow"
+        assert fake.options["mode"] == "offline" and fake.options["project"] == "mine"
+        fake.generate_id = None  # the second command goes on with the first one's run
+    tracker.scalars("train lineage/specialist", 3, {"train/loss": 0.5})
+    tracker.text("evaluate/a", "rollout/episode", HOSTILE)
+    tracker.close()
+    run = "train_lineage/specialist"
+    assert fake.calls[:3] == [
+        (f"{run}/step", {"hidden": True}),
+        (f"{run}/*", {"step_metric": f"{run}/step"}),
+        {f"{run}/step": 3, f"{run}/train/loss": 0.5},
+    ]
+    assert_inert(str(fake.calls[3]))
+    assert fake.calls[-1] == "finished"
+
+
+def test_wandb_that_is_not_installed_is_said(tmp_path, monkeypatch):
+    from automem_jax.live.tracking import make_trackers
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"automem_jax\[wandb\]"):
+        make_trackers(TrackingConfig(wandb="offline"), tmp_path, {})
+    assert make_trackers(TrackingConfig(tensorboard=False), tmp_path, {}) == []

@@ -27,7 +27,8 @@ class Board:
     Args:
       workdir: has the record. command: what the user called.
       trackers: take figures, texts and pictures. usage: what servers were asked since the last stage
-        ended, by model, JSON-ready.
+        ended, by model, JSON-ready. figures: of a command that has no tasks. draw: a dashboard, in a
+        terminal.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Board:
         *,
         trackers: Sequence[Tracker] = (),
         usage: Callable[[], dict[str, Any]] | None = None,
+        figures: Callable[[], dict[str, Any]] | None = None,
         speaks: bool = True,
+        draw: bool = True,
     ):
         self.workdir, self.command, self.speaks = Path(workdir), command, speaks
         self.trackers = list(trackers) if speaks else []
-        self._usage = usage or dict
+        self._usage, self._figures, self._draw = usage or dict, figures or dict, draw
         self._open = False
         self._record: records.Record | None = None
         self._display: Any = None
@@ -62,7 +65,7 @@ class Board:
         """Opens record and dashboard with the first stage: a command that is refused leaves none."""
         self._record = records.Record(self.workdir, self.command, self._refresh)
         self._record.open()
-        if sys.stdout.isatty():
+        if self._draw and sys.stdout.isatty():
             from automem_jax.live.dashboard import Display
 
             self._display = Display(self.snapshot)
@@ -147,7 +150,8 @@ class Board:
 
     def _track(self, progress: Progress, row: dict[str, Any] | None = None, last=False) -> str:
         row = row or self._tasks[id(progress)][1]
-        run = "/".join(part for part in (row["stage"], row["title"]) if part)
+        title = row["title"].removeprefix("rollout ").removeprefix("train ")
+        run = "/".join(part for part in (row["stage"], title) if part)
         when, step = self._tracked.get(id(progress), (0.0, -1))
         steps = (
             progress.unit == "steps"
@@ -165,7 +169,7 @@ class Board:
         data = self._record.data
         for progress, row in list(self._tasks.values()):
             self._fill(progress, row)
-        data["usage"] = self._usage()
+        data["usage"], data["figures"] = self._usage(), self._figures()
 
     def _fill(self, progress: Progress, row: dict[str, Any]) -> None:
         """What a record says of a task: how far it is, how fast, and its figures."""

@@ -106,6 +106,8 @@ def lines(data: Mapping[str, Any], now: float | None = None, *, tasks: bool = Tr
         listed = running_tasks(data) if state in (RUNNING, SILENT) else []
         listed = listed or list(data.get("tasks") or ())[-1:]
         found += [f"  {task_line(task)}" for task in listed]
+    if data.get("figures"):
+        found.append("  " + ", ".join(f"{figure(n)} {name}" for name, n in data["figures"].items()))
     trouble = failures(data)
     if trouble:
         found.append("  failures: " + ", ".join(f"{n:,} {name}" for name, n in trouble.items()))

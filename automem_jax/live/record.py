@@ -103,7 +103,8 @@ def begin(command: str, host: str) -> dict[str, Any]:
 
     command, pid, host; machine and process tell the process from a later one of the same number; began,
     heartbeat, ended: seconds since 1970; state and error; stages: name, began, ended; tasks: see
-    live.board; lines: what was said last; usage: of servers, by model, since the last stage ended.
+    live.board; lines: what was said last; usage: of servers, by model, since the last stage ended; figures:
+    of a command without tasks.
     """
     now = time.time()
     return {
@@ -122,6 +123,7 @@ def begin(command: str, host: str) -> dict[str, Any]:
         "tasks": [],
         "lines": [],
         "usage": {},
+        "figures": {},
     }
 
 

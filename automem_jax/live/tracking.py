@@ -1,6 +1,6 @@
 """Figures, texts and pictures of a run for TensorBoard and, where asked for, Weights & Biases.
 
-A *run* is a folder: `train lineage`, `evaluate/rollout base_v0`. Tags are the same in every run, so that
+A *run* is a folder: `train_lineage/specialist`, `evaluate/base_v0`. Tags are the same in every run, so that
 runs lie over each other in one chart: train/loss, eval/loss, train/grad_norm, train/learning_rate,
 perf/tokens_per_s, perf/steps_per_s, rollout/progression, rollout/failed_calls.
 """
