@@ -28,7 +28,7 @@ ORDER = [
     {"training"},
     {"evaluation"},
     {"architect", "recipes"},
-    {"report", "viewer", "bench", "preflight"},
+    {"report", "viewer", "forecast", "bench", "preflight"},
     {"stages"},
     {"cli", "__main__"},
 ]

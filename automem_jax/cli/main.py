@@ -20,6 +20,7 @@ STAGES = {
     "serve": "the model and its adapters behind an OpenAI-compatible HTTP API",
     "preflight": "compile for named hardware on any machine: does it fit, and what it costs",
     "report": "write the HTML report of a work directory",
+    "forecast": "episodes, calls, tokens, money and time of a run, before it is begun",
     "status": "how the runs of a work directory stand, alive or dead",
     "view": "play recorded episodes in a browser, or export them as one file",
     "template": "check, show, diff: memory templates, their prompts and differences",

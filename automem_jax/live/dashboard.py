@@ -134,7 +134,7 @@ def task_line(task: Mapping[str, Any]) -> str:
     parts = [f"{task.get('title', '?')}: {done:,}/{total:,} {unit}"]
     ended = task.get("ended")
     if ended:
-        parts.append(f"{ended} after {seconds(_float(task.get('seconds')))}")
+        parts.append(f"{ended} in {seconds(_float(task.get('seconds')))}")
     else:
         if total:
             parts.append(f"{100 * done / total:.0f} %")
@@ -144,7 +144,7 @@ def task_line(task: Mapping[str, Any]) -> str:
             parts.append(f"{seconds(_float(task['left_s']))} left")
     figures = task.get("figures") or {}
     parts += [f"{name} {figure(value)}" for name, value in figures.items() if value is not None]
-    return "  ".join(map(terminal.one_line, parts))
+    return ", ".join(map(terminal.one_line, parts))
 
 
 def seconds(value: float) -> str:

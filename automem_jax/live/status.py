@@ -10,7 +10,7 @@ from typing import Any
 from automem_jax import terminal
 from automem_jax.config import ExperimentConfig, seed_sets
 from automem_jax.live import disk
-from automem_jax.live.dashboard import failures, lines, running_tasks
+from automem_jax.live.dashboard import failures, lines, running_tasks, seconds
 from automem_jax.live.record import RUNNING, SILENT, read_all
 
 
@@ -18,6 +18,7 @@ def read_status(workdir: str | Path) -> dict[str, Any]:
     """The status as JSON-ready values; nothing on disk is changed.
 
     runs: records (see live.record.begin), the latest first; stage, left_s, failures: of the latest;
+    whole_left_s: of a pipeline under way, by forecast.json;
     episodes: by folder, with `of` where the configuration says how many there will be; trainings;
     evolve and recipes: rows of their ledgers by kind; spend: by stage, and total; results: whether
     results.json is there.
@@ -36,12 +37,14 @@ def read_status(workdir: str | Path) -> dict[str, Any]:
     alive = [run for run in runs if run["state"] in (RUNNING, SILENT)]
     pending = [run.get("usage") or {} for run in alive]
     spend = disk.spend(workdir, pending)
+    left_s = next((task.get("left_s") for task in running_tasks(latest)), None)
     return {
         "workdir": str(workdir),
         "now": time.time(),
         "state": latest.get("state"),
         "stage": _stage(latest),
-        "left_s": next((task.get("left_s") for task in running_tasks(latest)), None),
+        "left_s": left_s,
+        "whole_left_s": _whole_left_s(workdir, latest, left_s),
         "failures": failures(latest),
         "runs": runs,
         "episodes": [
@@ -62,6 +65,10 @@ def describe(status: dict[str, Any]) -> list[str]:
     found = [f"work directory {status['workdir']}"]
     for run in status["runs"]:
         found += lines(run, status["now"])
+    if status["whole_left_s"] is not None:
+        found.append(
+            f"by forecast.json: {seconds(status['whole_left_s'])} to the end of the pipeline"
+        )
     if not status["runs"]:
         found.append("no command has left a record here")
     return [*found, *on_disk(status)]
@@ -109,6 +116,25 @@ def on_disk(status: dict[str, Any]) -> list[str]:
 def _stage(run: dict[str, Any]) -> str | None:
     stages = run.get("stages") or []
     return stages[-1].get("name") if stages else None
+
+
+def _whole_left_s(workdir: Path, run: dict[str, Any], left_s: float | None) -> float | None:
+    """Seconds to the end of a pipeline, by its own forecast; None where there is none."""
+    rows = disk.read_object(workdir / "forecast.json").get("rows") or []
+    stages = run.get("stages") or []
+    if run.get("command") != "pipeline" or run.get("state") != RUNNING or not rows or not stages:
+        return None
+    began = {row.get("name"): row for row in stages}
+    total = 0.0
+    for row in rows:
+        expected = row["expected"].get("seconds")
+        stage = began.get(row["stage"])
+        if expected is None or row["stage"] == "total" or (stage and stage.get("ended")):
+            continue
+        if stage is not None:  # under way: its tasks know better where they take longer
+            expected = max(expected - (time.time() - stage["began"]), left_s or 0.0)
+        total += expected
+    return round(total, 1)
 
 
 def _expected(folder: str, config: ExperimentConfig | None) -> int | None:

@@ -230,7 +230,7 @@ class Runner:
     def usage(self) -> dict[str, ModelUsage]:
         """What `take_usage` would give, which it still gives."""
         policies = list(self._policies.values())  # another thread may ask
-        return _by_model(dict(getattr(policy, "usage", {})) for policy in policies)
+        return _by_model(dict(p.usage) for p in policies if hasattr(p, "take_usage"))
 
     def _prompt_limits(self) -> dict[str, Any]:
         """The local model's tokenizer and longest prompt; a server's are not known here."""

@@ -3,7 +3,12 @@
 import json
 import shutil
 
+import pytest
+
 from automem_jax.cli.main import run
+from automem_jax.config import ExperimentConfig
+from automem_jax.files import write_json
+from automem_jax.forecast import actuals, compare, forecast, measure_workdir, write_forecast
 from automem_jax.live.status import read_status
 
 
@@ -31,3 +36,26 @@ def test_what_is_finished_is_told_without_a_record(hostile_workdir, tmp_path, ca
     assert arms["evaluate/specialist_best"]["calls"] == 100
     assert arms["evaluate/specialist_best"]["prompt_tokens"] == 4000
     assert read_status(workdir)["results"]
+
+
+def test_actuals_and_forecast_stand_side_by_side(workdir, tmp_path):
+    mine = shutil.copytree(workdir, tmp_path / "run")
+    times = {"evolve": 61.5, "train lineage": 180.0, "evaluate": 90.0}
+    write_json(mine / "timing.json", {"stages": times})
+    took = actuals(mine)
+    assert took["evaluate"]["episodes"] == 40 and took["evaluate"]["seconds"] == 90.0
+    assert took["evaluate"]["prompt_tokens"] == 40 * 400 and took["evaluate"]["dollars"] == 0.0
+    settings = ExperimentConfig().training
+    size = settings.batch_rows * settings.row_tokens
+    assert took["train lineage"]["trained_tokens"] == 60 * size
+    groups = measure_workdir(mine)
+    assert [(g.role, g.episodes, g.calls) for g in groups.groups] == [("base", 40, (10.0, 0.0))]
+    write_forecast(mine, forecast(ExperimentConfig(), groups))
+    rows = {(row.stage, row.quantity): row for row in compare(mine)}
+    row = rows["evaluate", "calls"]
+    assert row.actual == 400 and row.expected == pytest.approx(4 * 128 * 10)
+    assert row.inside is False and row.ratio == pytest.approx(400 / 5120)
+    assert rows["rollout collect", "calls"].actual is None  # it has not run here
+    assert rows["total", "calls"].actual == 400 and rows["total", "calls"].expected == row.expected
+    with pytest.raises(ValueError, match="no finished episodes"):
+        measure_workdir(tmp_path / "run" / "select")
