@@ -24,7 +24,7 @@ _STYLES = {
     RUNNING: "bold green", DONE: "green", FAILED: "bold red", KILLED: "bold red",
     INTERRUPTED: "yellow", SILENT: "bold yellow",
 }  # fmt: skip
-_FAILURES = ("failed calls", "retries")
+_FAILURES = ("failed calls", "retries", "broken environments")
 
 
 class Display:
@@ -78,7 +78,8 @@ def render(data: Mapping[str, Any], more: Sequence[str] = ()) -> RenderableType:
         bar = Text("█" * cells, style="cyan").append("░" * (_BAR_CELLS - cells), style="dim")
         table.add_row(bar, Text(task_line(task)))
         if task.get("trend"):
-            table.add_row(Text(""), Text(_trend_line(task), style="dim"))
+            trend = Text(_trend_line(task), style="dim", no_wrap=True, overflow="ellipsis")
+            table.add_row(Text(""), trend)
     parts.append(table)
     parts += [Text(terminal.printable(line), style="dim") for line in more]
     return Group(*parts)
@@ -111,6 +112,8 @@ def lines(data: Mapping[str, Any], now: float | None = None, *, tasks: bool = Tr
     trouble = failures(data)
     if trouble:
         found.append("  failures: " + ", ".join(f"{n:,} {name}" for name, n in trouble.items()))
+    if data.get("lines"):
+        found.append(f"  said last: {one(data['lines'][-1])}")
     return [terminal.one_line(line) if line[:1] != " " else "  " + one(line) for line in found]
 
 
@@ -120,7 +123,7 @@ def running_tasks(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def failures(data: Mapping[str, Any]) -> dict[str, int]:
-    """Failed calls and retries of all tasks that the record has."""
+    """Failed calls, retries and broken environments of all tasks that the record has."""
     totals = dict.fromkeys(_FAILURES, 0)
     for task in data.get("tasks") or ():
         for name in _FAILURES:

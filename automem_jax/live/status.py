@@ -93,6 +93,14 @@ def on_disk(status: dict[str, Any]) -> list[str]:
             if row[name]
         ]
         found.append("  " + ", ".join(parts))
+    if status["episodes"]:
+        calls, prompt, generated = (
+            sum(row[name] for row in status["episodes"])
+            for name in ("calls", "prompt_tokens", "generated_tokens")
+        )
+        found.append(
+            f"  played in all: {calls:,} calls, {prompt:,} prompt and {generated:,} generated tokens"
+        )
     for row in status["trainings"]:
         loss = "" if row["loss"] is None else f", loss {row['loss']:.4f}"
         state = "finished" if row["finished"] else "not finished"

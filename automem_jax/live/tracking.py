@@ -8,11 +8,13 @@ perf/tokens_per_s, perf/steps_per_s, rollout/progression, rollout/failed_calls.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from automem_jax.config import ConfigError, TrackingConfig
+from automem_jax.files import write_atomically
 from automem_jax.terminal import printable
 
 _TAGS = {
@@ -75,7 +77,7 @@ class TensorBoard:
 
     def scalars(self, run: str, step: int, figures: Mapping[str, float]) -> None:
         """See Tracker."""
-        writer = self._writer(run, step)
+        writer = self._writer(run, step if "train/loss" in figures else None)
         for tag, value in figures.items():
             writer.add_scalar(tag, value, step)
 
@@ -94,13 +96,13 @@ class TensorBoard:
             writer.close()
         self._writers.clear()
 
-    def _writer(self, run: str, step: int | None = None) -> Any:
+    def _writer(self, run: str, goes_on_at: int | None = None) -> Any:
         if run not in self._writers:
             from tensorboardX import SummaryWriter
 
             place = self._folder.joinpath(*map(_slug, run.split("/")))
-            # Of what a killed run wrote beyond its last checkpoint, the second writing counts.
-            self._writers[run] = SummaryWriter(str(place), purge_step=step, flush_secs=20)
+            # Steps that a killed training took beyond its last checkpoint are taken, and written, again.
+            self._writers[run] = SummaryWriter(str(place), purge_step=goes_on_at, flush_secs=20)
         return self._writers[run]
 
 
@@ -119,9 +121,7 @@ class WeightsAndBiases:
         folder.mkdir(parents=True, exist_ok=True)
         name = folder / "run_id.txt"
         if not name.exists():
-            from automem_jax.files import write_atomically
-
-            write_atomically(name, wandb.util.generate_id())
+            write_atomically(name, uuid.uuid4().hex[:12])
         self._wandb = wandb
         self._run = wandb.init(
             project=config.wandb_project,

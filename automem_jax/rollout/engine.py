@@ -436,6 +436,8 @@ class _Run:
             figures["failed calls"] = self.result.completion_errors
         if self.result.retries:
             figures["retries"] = self.result.retries
+        if self.result.broken_environments:
+            figures["broken environments"] = self.result.broken_environments
         progress.update(len(self._finished), figures)
 
 

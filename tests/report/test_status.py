@@ -25,6 +25,7 @@ def test_what_is_finished_is_told_without_a_record(hostile_workdir, tmp_path, ca
         "traces/collect: 0 of 256 episodes, 1 begun",
         "train/lineage: 60 steps, loss 0.2582, finished",
         "evolve/ledger.jsonl: 1 start, 1 baseline, 2 candidate dropped, 1 candidate kept, 1 end",
+        "played in all: 400 calls, 16,000 prompt and 3,200 generated tokens",
         "results.json",
     ):
         assert words in told, told
