@@ -1,5 +1,6 @@
 """What a run records, shows and logs while it goes on, and how it is found out that it died."""
 
+import dataclasses
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from automem_jax import terminal
-from automem_jax.config import ConfigError, TrackingConfig
+from automem_jax.config import ConfigError, ExperimentConfig, TrackingConfig
 from automem_jax.files import write_json
 from automem_jax.live import record
 from automem_jax.live.board import Board
@@ -407,3 +408,19 @@ def test_wandb_that_is_not_installed_is_said(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"automem_jax\[wandb\]"):
         make_trackers(TrackingConfig(wandb="offline"), tmp_path, {})
     assert make_trackers(TrackingConfig(tensorboard=False), tmp_path, {}) == []
+
+
+def test_a_work_directory_begun_before_there_were_trackers_goes_on(tmp_path):
+    from automem_jax.cli.flags import Experiment, record_config
+
+    experiment = Experiment(ExperimentConfig(), tmp_path)
+    record_config(experiment)
+    path = tmp_path / "config.json"
+    before = json.loads(path.read_text())
+    del before["tracking"]
+    path.write_text(json.dumps(before))
+    record_config(experiment)
+    other = dataclasses.replace(experiment.config, tracking=TrackingConfig(tensorboard=False))
+    record_config(dataclasses.replace(experiment, config=other))
+    with pytest.raises(ConfigError, match="seed"):
+        record_config(dataclasses.replace(experiment, config=dataclasses.replace(other, seed=5)))
