@@ -147,7 +147,7 @@ class Progress:
 
     def _line(self) -> str:
         parts = [f"{self.title}: {self.done}/{self.total} {self.unit}"]
-        left = self.left_s
+        left = None if self.ended else self.left_s
         parts.append(f"{left:.0f} s left" if left else f"{self.elapsed_s:.1f} s")
         parts += [f"{name} {figure(value)}" for name, value in self.figures.items()]
         return "  ".join(map(terminal.one_line, parts))

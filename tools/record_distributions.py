@@ -12,24 +12,18 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tempfile
 from pathlib import Path
 
-from automem_jax import envs
-from automem_jax.agent.template import load_template
-from automem_jax.config import EnvConfig
+from record_requests import scripted
+
 from automem_jax.forecast.recorded import (
     BASE,
     SHIPPED,
-    Group,
     group_of,
     measure_workdir,
     read_characters,
     write_groups,
 )
-from automem_jax.rollout.engine import RolloutSpec, run_episodes
-from automem_jax.testing import ScriptedPlayer
-from automem_jax.text.messages import SamplingSettings
 
 FIRST_SEED = 4_100_000
 PLAYED = (  # environment, task, template, episodes, most steps
@@ -49,34 +43,14 @@ def main(quickstart: str, out: Path, *speeds: float) -> None:
         found = dataclasses.replace(found, tokens_per_s=rollouts, train_tokens_per_s=training)
     groups = [group for group in found.groups if not group.scripted]
     for name, task, template, count, cap in PLAYED:
-        groups.append(scripted(name, task, template, count, cap))
+        seeds = range(FIRST_SEED, FIRST_SEED + count)
+        with scripted(name, task, template, seeds, cap) as paths:
+            rows = read_characters(paths)
+        groups.append(group_of((name, task, template, BASE), rows, cap, scripted=True))
         print(groups[-1])
     source = "the quickstart's episodes, and scripted ones of Crafter, MiniHack and NetHack"
     write_groups(out, dataclasses.replace(found, source=source, groups=tuple(groups)))
     print(f"{out}: {out.stat().st_size:,} bytes")
-
-
-def scripted(name: str, task: str, template_name: str, count: int, cap: int) -> Group:
-    """Episodes by the scripted player."""
-    env = envs.make(EnvConfig(name=name, task=task, slots=count, max_steps=cap))
-    template = load_template(template_name)
-    spec = RolloutSpec(
-        env_name=name,
-        task=task,
-        template=template,
-        arm="scripted",
-        run_seed=0,
-        sampling=SamplingSettings(),
-        two_model=False,
-        behaviour_hash="recorded",
-    )
-    player = ScriptedPlayer(template.for_task(task), env.actions)
-    with tempfile.TemporaryDirectory() as directory:
-        seeds = range(FIRST_SEED, FIRST_SEED + count)
-        played = run_episodes(env, player, spec, seeds, Path(directory), show_progress=False)
-        rows = read_characters(played.paths)
-    env.close()
-    return group_of((name, task, template_name, BASE), rows, cap, scripted=True)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,11 @@ def command(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if not 0.1 <= options.every <= 3600:
         raise ValueError(f"--every={options.every:g}: give seconds between 0.1 and 3600")
+    with contextlib.suppress(KeyboardInterrupt):  # how one stops watching
+        _tell(options)
 
+
+def _tell(options: argparse.Namespace) -> None:
     from automem_jax.live.record import RUNNING, SILENT
     from automem_jax.live.status import describe, read_status
 

@@ -142,11 +142,12 @@ class Board:
         with self._changing():
             _, row = self._tasks.pop(id(progress), (progress, {}))
             self._fill(progress, row)
-            if self.trackers and row.get("stage") is not None:
-                run = self._track(progress, row, last=True)
-                self._tracked.pop(id(progress), None)
-                if progress.unit != "steps":  # steps of training are absolute
-                    self._steps[run] = self._steps.get(run, 0) + progress.done
+        # Not under the lock: a tracker may print, and what is drawn then wants the lock too.
+        if self.trackers and row.get("stage") is not None:
+            run = self._track(progress, row, last=True)
+            self._tracked.pop(id(progress), None)
+            if progress.unit != "steps":  # steps of training are absolute
+                self._steps[run] = self._steps.get(run, 0) + progress.done
 
     def _track(self, progress: Progress, row: dict[str, Any] | None = None, last=False) -> str:
         row = row or self._tasks[id(progress)][1]

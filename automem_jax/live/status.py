@@ -65,18 +65,20 @@ def describe(status: dict[str, Any]) -> list[str]:
     found = [f"work directory {status['workdir']}"]
     for run in status["runs"]:
         found += lines(run, status["now"])
-    if status["whole_left_s"] is not None:
-        found.append(
-            f"by forecast.json: {seconds(status['whole_left_s'])} to the end of the pipeline"
-        )
     if not status["runs"]:
         found.append("no command has left a record here")
     return [*found, *on_disk(status)]
 
 
 def on_disk(status: dict[str, Any]) -> list[str]:
-    """What is finished and what was spent, in plain lines."""
-    found = ["on disk:"]
+    """What is finished, what was spent and, by a forecast, what is to come, in plain lines."""
+    left_s = status["whole_left_s"]
+    found = (
+        []
+        if left_s is None
+        else [f"by forecast.json: {seconds(left_s)} to the end of the pipeline"]
+    )
+    found.append("on disk:")
     for row in status["episodes"]:
         most = "up to " if row["folder"].startswith("gate/") else ""  # a gate may stop early
         of = f" of {most}{row['of']}" if row["of"] else ""
@@ -111,7 +113,7 @@ def on_disk(status: dict[str, Any]) -> list[str]:
             found.append(f"  {name}/ledger.jsonl: {counts}")
     if status["results"]:
         found.append("  results.json")
-    if len(found) == 1:
+    if found[-1] == "on disk:":
         found.append("  nothing yet")
     found += [
         f"spent: {name or 'under way'}: {_spent(row)}" for name, row in status["spend"].items()

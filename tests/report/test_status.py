@@ -2,14 +2,24 @@
 
 import json
 import shutil
+import time
 
 import pytest
 
 from automem_jax.cli.main import run
 from automem_jax.config import ExperimentConfig
 from automem_jax.files import write_json
-from automem_jax.forecast import actuals, compare, forecast, measure_workdir, write_forecast
-from automem_jax.live.status import read_status
+from automem_jax.forecast import (
+    actuals,
+    compare,
+    forecast,
+    groups_of,
+    measure_workdir,
+    read_forecast,
+    write_forecast,
+)
+from automem_jax.live.board import Board
+from automem_jax.live.status import describe, read_status
 
 
 def test_what_is_finished_is_told_without_a_record(hostile_workdir, tmp_path, capsys):
@@ -60,3 +70,22 @@ def test_actuals_and_forecast_stand_side_by_side(workdir, tmp_path):
     assert rows["total", "calls"].actual == 400 and rows["total", "calls"].expected == row.expected
     with pytest.raises(ValueError, match="no finished episodes"):
         measure_workdir(tmp_path / "run" / "select")
+
+
+def test_a_pipeline_under_way_is_told_when_its_forecast_expects_the_end(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    write_forecast(workdir, forecast(ExperimentConfig(), groups_of(ExperimentConfig())))
+    rows = {row["stage"]: row["expected"]["seconds"] for row in read_forecast(workdir)["rows"]}
+    with Board(workdir, "pipeline") as board:
+        with board.stage("evolve"):
+            pass
+        with board.stage("rollout collect"), board.task("rollout a", 4, "episodes") as task:
+            task.update(0)
+            deadline = time.monotonic() + 20
+            while not (told := read_status(workdir)["whole_left_s"]):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            text = "\n".join(describe(read_status(workdir)))
+    assert told == pytest.approx(rows["total"] - rows["evolve"], abs=5)
+    assert "by forecast.json: " in text and "to the end of the pipeline" in text
+    assert read_status(workdir)["whole_left_s"] is None  # it has ended
