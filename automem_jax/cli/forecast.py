@@ -18,6 +18,7 @@ _DECODE = flags.stage_flag("decode", "0", "Generated tokens/s of the in-process 
 _TRAINING = flags.stage_flag("training", "0", "Row tokens/s of training, all chips.")
 _CALL_S = flags.stage_flag("call_s", "0", "Seconds of one answer of the policy's server.")
 _CHIPS = flags.stage_flag("chips", "0", "Accelerator chips that the run holds.")
+_RECIPES = flags.stage_flag("recipes", False, "Add the recipe search (`automem recipes`).")
 _JSON = flags.stage_flag("json", False, "Print JSON.")
 _SAVE = flags.stage_flag("save", True, "Write WORKDIR/forecast.json.")
 
@@ -45,7 +46,8 @@ def main(experiment: flags.Experiment) -> None:
     )
     if bool(speed.prefill) != bool(speed.decode):
         raise flags.UsageError("--prefill and --decode belong together; give both")
-    found = forecast(experiment.config, groups_of(experiment.config, _FROM.value or None), speed)
+    groups = groups_of(experiment.config, _FROM.value or None)
+    found = forecast(experiment.config, groups, speed, recipes=_RECIPES.value)
     if _SAVE.value:
         if (experiment.workdir / "config.json").exists():
             flags.record_config(experiment)  # a forecast of another experiment would mislead

@@ -56,6 +56,7 @@ def write_forecast(workdir: str | Path, found: Forecast) -> Path:
         {
             "schema": _SCHEMA,
             "config_hash": found.config_hash,
+            "chips": found.chips,
             "assumptions": list(found.assumptions),
             "rows": rows,
         },
@@ -73,7 +74,8 @@ def actuals(workdir: str | Path) -> dict[str, dict[str, float | None]]:
     """What every stage that has begun took so far, by QUANTITIES; None: not known.
 
     Episodes, calls and tokens are those of finished traces; seconds of timing.json, interrupted runs
-    included; dollars of usage.json and the architect's charges. Accelerator hours are nowhere recorded.
+    included; dollars of usage.json and the architect's charges; accelerator hours are seconds times the chips
+    that the forecast was told of, of an in-process model.
     """
     workdir = Path(workdir)
     timing = disk.read_object(workdir / "timing.json").get("stages") or {}
@@ -105,7 +107,11 @@ def actuals(workdir: str | Path) -> dict[str, dict[str, float | None]]:
             value = getattr(asked, name)
             if value is not None:
                 row[name] = (row[name] or 0) + value
+    chips = (read_forecast(workdir) or {}).get("chips", 0)
     if config is not None and config.policy.kind == "local":
+        for row in found.values():
+            if row["seconds"] is not None:
+                row["accelerator_hours"] = row["seconds"] * chips / 3600
         for stage, row in found.items():  # the in-process model costs no server's money
             if row["dollars"] is None and (stage != "evolve" or config.architect.kind != "api"):
                 row["dollars"] = 0.0

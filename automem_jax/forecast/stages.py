@@ -28,6 +28,9 @@ _SPECIALIST = Range(
 )  # how much a specialist writes, times the base, where none was recorded
 _SELECTED = Range(0.1, 0.33, 1.0)  # share of memory turns selected, where none was recorded
 _SELECT_S = Range(5e-5, 2e-4, 2e-3)  # seconds a step of reading traces
+_REMAINING = Range(0.25, 0.5, 1.0)  # of an episode, after a decision in it
+_JUDGED = Range(0.5, 1.5, 3.0)  # what a judge reads of a decision, times its prompt
+_CRITERIA_TOKENS, _RATING_TOKENS = 600, Range(20, 50, 150)
 _FILL = 0.9  # of packed rows
 _SPEED = 2.0  # measured speeds on another day, beside other work
 _FIRST_REQUEST_TOKENS = 8_000  # of an architect's review, before it has read anything
@@ -57,15 +60,24 @@ class Forecast:
     total: Amounts
     assumptions: tuple[str, ...]
     config_hash: str
+    chips: int = 0
 
 
-def forecast(config: ExperimentConfig, groups: Groups, speed: Throughput | None = None) -> Forecast:
-    """What `automem pipeline` with this config will take.
+def forecast(
+    config: ExperimentConfig,
+    groups: Groups,
+    speed: Throughput | None = None,
+    *,
+    recipes: bool = False,
+) -> Forecast:
+    """What `automem pipeline` with this config will take, and selecting and training by signals where
+    `selection.kind` names them; with `recipes` the recipe search too.
 
     Raises:
       ConfigError: the price file cannot be read, or lacks the model.
+      ValueError: no episode of the base model was recorded.
     """
-    return _Forecaster(config, groups, speed or Throughput()).run()
+    return _Forecaster(config, groups, speed or Throughput()).run(recipes)
 
 
 class _Forecaster:
@@ -77,23 +89,25 @@ class _Forecaster:
         self.price = prices.get(config.policy.model)
         self.own_speed = self.local and groups.model == config.model.source
 
-    def run(self) -> Forecast:
+    def run(self, recipes: bool) -> Forecast:
         sets = {name: len(seeds) for name, seeds in seed_sets(self.config.seeds).items()}
         memory = self.config.agent.kind == "memory"
         rows: dict[str, Amounts] = {}
         if memory:
             rows["evolve"] = self._evolve()
             rows["rollout collect"] = self._play(BASE, sets["collect"])
-            for kind in ("lineage", "random"):
-                rows[f"select {kind}"] = self._select(sets["collect"])
+            for kind in dict.fromkeys(("lineage", "random", self.config.selection.kind)):
+                rows[f"select {kind}"] = self._select(sets["collect"], kind)
                 rows[f"train {kind}"] = self._train(sets["collect"])
             if self.config.online.rounds:
                 rows["online"] = self._online()
+            if recipes:
+                rows["recipes"] = self._recipes(sets)
         rows["evaluate"] = self._evaluate(sets["heldout"])
         self._note()
         total = _total(rows.values())
         assumptions = tuple(dict.fromkeys(self.assumptions))
-        return Forecast(rows, total, assumptions, config_hash(self.config))
+        return Forecast(rows, total, assumptions, config_hash(self.config), self.speed.chips)
 
     # Episodes
 
@@ -212,7 +226,10 @@ class _Forecaster:
             return played
         known = model_price(config.architect) is not None
         if not known:
-            self.assumptions.append("the architect's price is not known: its dollars are left out")
+            self.assumptions.append(
+                "the architect's price is not known: set architect.price or architect.api.prices"
+            )
+        self.assumptions.append("time leaves out the architect's own answers")
         asked = Amounts(
             calls=_range(least.calls, middle.calls, most.calls),
             prompt_tokens=_range(least.prompt_tokens, middle.prompt_tokens, most.prompt_tokens),
@@ -221,13 +238,74 @@ class _Forecaster:
             ),
             dollars=_range(least.dollars, middle.dollars, most.dollars) if known else None,
         )
-        return played + asked
+        both = played + asked
+        return both if known else dataclasses.replace(both, dollars=None)
 
-    def _select(self, episodes: float) -> Amounts:
-        """Reading traces; the judge and the branches of kind signals are not part of a pipeline."""
+    def _select(self, episodes: float, kind: str) -> Amounts:
+        """Reading traces; for signals, the branches and the judge that their weights ask for."""
         group, _, likeness = self._group(BASE)
-        steps = self._steps(group, likeness) * episodes
-        return Amounts(seconds=steps * _SELECT_S)
+        steps = self._steps(group, likeness)
+        total = Amounts(seconds=steps * episodes * _SELECT_S)
+        settings = self.config.selection
+        if kind != "signals":
+            return total
+        decisions = group.mean("memory_turns", likeness) * episodes
+        if settings.weights.counterfactual:
+            branching = settings.counterfactual
+            sides = decisions.at_most(branching.decisions) * 2 * branching.continuations
+            share = _REMAINING
+            if branching.horizon:
+                share = _each(lambda s, r: min(r, branching.horizon / s), steps, share)
+            played = self._play(BASE, sides * share)  # from a decision to the end of its episode
+            if branching.max_calls and played.calls.expected > branching.max_calls:
+                factor = branching.max_calls / played.calls.expected
+                played = self._play(BASE, (sides * share) * factor)
+            total += dataclasses.replace(played, episodes=None)
+        if settings.weights.judge:
+            judged = self._judge(decisions.at_most(settings.judge.decisions), group, likeness)
+            unpriced = {"dollars": None} if judged.dollars is None else {}
+            total = dataclasses.replace(total + judged, **unpriced)
+        return total
+
+    def _judge(self, decisions: Range, group: Group, likeness: float) -> Amounts:
+        """Ratings by an API model; each is told the decision's prompt and what followed."""
+        settings = self.config.selection.judge
+        calls = decisions * (1.0 / settings.batch)
+        prompt = decisions * self._call_tokens(group, likeness) * _JUDGED + calls * _CRITERIA_TOKENS
+        answers = decisions * _RATING_TOKENS
+        price = load_prices(settings.api.prices, (settings.api.model,)).get(settings.api.model)
+        dollars = None
+        if price is None:
+            self.assumptions.append(
+                "the judge's price is not known: set selection.judge.api.prices"
+            )
+        else:
+            dollars = _each(price.cost_usd, prompt, answers)
+        return Amounts(calls=calls, prompt_tokens=prompt, generated_tokens=answers, dollars=dollars)
+
+    def _call_tokens(self, group: Group, likeness: float) -> Range:
+        """Tokens of a prompt and its answer."""
+        tokens = Range.of((group.prompt[0] + group.generated[0]) / max(1.0, group.calls[0]))
+        tokens = tokens.wider(likeness)
+        return tokens / CHARACTERS_A_TOKEN if group.scripted else tokens
+
+    def _recipes(self, sets: dict[str, int]) -> Amounts:
+        """The recipe search: its trainings, halved from rung to rung, and its gates."""
+        from automem_jax.recipes.search import HALVING, rung_epochs  # brings JAX
+
+        settings, own = self.config.recipes, self.config.training
+        epochs = sum(
+            math.ceil(settings.proposals / HALVING**rung)
+            * rung_epochs(own.epochs, rung + 1, settings.rungs)
+            for rung in range(settings.rungs)
+        )
+        trainings = Range(0.5, 1.0, 2.0) * (settings.iterations * epochs / own.epochs)
+        most = settings.iterations * settings.survivors * sets["gate"]
+        self.assumptions.append(
+            "recipes: trainings of half to twice the experiment's own size; an API proposer's and "
+            "regenerated data's cost are left out"
+        )
+        return self._play(SPECIALIST, most) + self._trainings(sets["collect"], trainings)
 
     def _items(self, episodes: float, group: Group, likeness: float) -> Range:
         """Decisions that a selection keeps."""
@@ -244,10 +322,7 @@ class _Forecaster:
         config = self.config.training
         group, _, likeness = self._group(BASE)
         items = self._items(episodes, group, likeness)
-        length = (group.prompt[0] + group.generated[0]) / max(1.0, group.calls[0])
-        tokens = Range.of(length).wider(likeness)
-        if group.scripted:
-            tokens = tokens / CHARACTERS_A_TOKEN
+        tokens = self._call_tokens(group, likeness)
         rows = items * tokens.at_most(config.row_tokens) * (1.0 / config.row_tokens)
         size = _FILL * config.batch_rows
         steps = _each(lambda n: math.ceil(max(n, 1e-9) * config.epochs / size), rows)
@@ -264,10 +339,14 @@ class _Forecaster:
     def _online(self) -> Amounts:
         settings = self.config.online
         rounds = Range(1, settings.rounds, settings.rounds)  # a round that drifts off ends them
-        one = self._train(settings.episodes)
+        played = self._play(SPECIALIST, rounds * settings.episodes)
+        return played + self._trainings(settings.episodes, rounds)
+
+    def _trainings(self, episodes: float, times: Range) -> Amounts:
+        """So many times a training on what is selected from `episodes`."""
+        one = self._train(episodes)
         names = ("trained_tokens", "seconds", "accelerator_hours")
-        scaled = {n: v * rounds for n in names if (v := getattr(one, n)) is not None}
-        return self._play(SPECIALIST, rounds * settings.episodes) + Amounts(**scaled)
+        return Amounts(**{n: v * times for n in names if (v := getattr(one, n)) is not None})
 
     def _evaluate(self, heldout: int) -> Amounts:
         config, total = self.config, Amounts()

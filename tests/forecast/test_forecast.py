@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from configs_by_path import config_of
@@ -145,6 +147,42 @@ def test_accelerator_hours_by_stated_speeds():
     silent = forecast(config(model={"source": "big"}), groups)
     assert silent.total.seconds is None and silent.total.accelerator_hours is None
     assert any("--prefill" in line for line in silent.assumptions)
+
+
+def test_signals_and_recipes_have_their_own_costs(tmp_path):
+    prices = tmp_path / "judge.json"
+    write_json(prices, {"j": {"input": 2.0, "output": 8.0}})
+    judge = {"decisions": 40, "batch": 8, "api": {"model": "j", "prices": str(prices)}}
+    branching = {"decisions": 10, "continuations": 4}
+    selection = {"kind": "signals", "judge": judge, "counterfactual": branching}
+    weights = {"judge": 1.0, "counterfactual": 1.0}
+    groups = Groups("here", (group(), group(role=SPECIALIST)), "embedded")
+    plain = forecast(config(selection=selection), groups)
+    assert plain.rows["select signals"].calls is None and "train signals" in plain.rows
+    settings = config(selection=selection | {"weights": weights})
+    row = forecast(settings, groups).rows["select signals"]
+    branched = 10 * 2 * 4 * 0.5 * 20  # decisions, both sides, continuations, what is left, calls
+    assert row.calls.expected == pytest.approx(branched + 40 / 8)
+    read = row.prompt_tokens.expected - branched * 100
+    written = row.generated_tokens.expected - branched * 5
+    assert row.dollars.expected == pytest.approx((2.0 * read + 8.0 * written) / 1e6)
+    capped = branching | {"max_calls": 100}
+    few = config(selection=selection | {"weights": weights, "counterfactual": capped})
+    assert forecast(few, groups).rows["select signals"].calls.expected == pytest.approx(105)
+    judge["api"] = {"model": "j"}
+    unpriced = forecast(config(selection=selection | {"weights": weights}), groups)
+    assert unpriced.rows["select signals"].dollars is None and unpriced.total.dollars is None
+    recipes = forecast(config(), groups, recipes=True).rows["recipes"]
+    own = config().recipes
+    assert recipes.episodes.expected == own.iterations * own.survivors * config().seeds.gate
+    one = forecast(config(), groups).rows["train lineage"].trained_tokens.expected
+    # four recipes for half the epochs, two for all of them, in each of two iterations
+    assert recipes.trained_tokens.expected == pytest.approx(one * (4 / 2 + 2) * own.iterations)
+
+
+def test_a_forecast_needs_no_jax():
+    code = "import sys; import automem_jax.forecast; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_script_tells_the_least_and_the_config_caps_the_most():

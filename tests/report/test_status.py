@@ -10,6 +10,7 @@ from automem_jax.cli.main import run
 from automem_jax.config import ExperimentConfig
 from automem_jax.files import write_json
 from automem_jax.forecast import (
+    Throughput,
     actuals,
     compare,
     forecast,
@@ -61,7 +62,9 @@ def test_actuals_and_forecast_stand_side_by_side(workdir, tmp_path):
     assert took["train lineage"]["trained_tokens"] == 60 * size
     groups = measure_workdir(mine)
     assert [(g.role, g.episodes, g.calls) for g in groups.groups] == [("base", 40, (10.0, 0.0))]
-    write_forecast(mine, forecast(ExperimentConfig(), groups))
+    stated = Throughput(prefill=1e5, decode=1e4, training=1e4, chips=8)
+    write_forecast(mine, forecast(ExperimentConfig(), groups, stated))
+    assert actuals(mine)["evaluate"]["accelerator_hours"] == pytest.approx(8 * 90 / 3600)
     rows = {(row.stage, row.quantity): row for row in compare(mine)}
     row = rows["evaluate", "calls"]
     assert row.actual == 400 and row.expected == pytest.approx(4 * 128 * 10)
