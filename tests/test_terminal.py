@@ -49,6 +49,32 @@ def test_lines_above_a_live_display_are_plain_text():
     assert "[red]x[/red]" in out.getvalue() and "begun" in out.getvalue()
 
 
+def test_an_error_of_ours_is_shown_whole_and_inert(monkeypatch, capsys):
+    from automem_jax.cli import status
+    from automem_jax.cli.main import run
+
+    def broken(arguments):
+        raise KeyError(HOSTILE, "lost")
+
+    class Told(Exception):
+        def __str__(self):
+            return HOSTILE
+
+    monkeypatch.setattr(status, "command", broken)
+    with pytest.raises(SystemExit) as stop:
+        run(["automem", "status"])
+    assert stop.value.code == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told and "KeyError" in told
+    assert_inert(told)
+    monkeypatch.setattr(status, "command", lambda arguments: (_ for _ in ()).throw(Told()))
+    with pytest.raises(SystemExit):
+        run(["automem", "status"])
+    told = capsys.readouterr().err
+    assert "[red]x[/red]" in told
+    assert_inert(told)
+
+
 @pytest.mark.parametrize("stage", ["view", "status"])
 def test_a_hostile_argument_is_shown_and_not_obeyed(stage, capsys):
     from automem_jax.cli.main import run

@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 
 STAGES = {
     "pipeline": "the whole loop: evolve, collect, select, train, evaluate, report",
@@ -53,7 +54,11 @@ def run(argv: list[str] | None = None) -> None:
     from automem_jax.terminal import inert_output
 
     with inert_output():
-        _run_stage(stage, argv[2:])
+        try:
+            _run_stage(stage, argv[2:])
+        except Exception:  # the interpreter would print it past the filter
+            traceback.print_exc()
+            sys.exit(1)
 
 
 def _run_stage(stage: str, arguments: list[str]) -> None:
