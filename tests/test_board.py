@@ -177,6 +177,7 @@ def test_damaged_and_foreign_files_do_not_stop_the_status(tmp_path):
     write_json(folder / "c.json", {"schema": 99})
     write_json(folder / "d.json", {"schema": 1, "state": "running", "tasks": [{}], "stages": [{}]})
     (tmp_path / "usage.json").write_text("[]")
+    (tmp_path / "forecast.json").write_text('{"rows": [1]}')
     (tmp_path / "config.json").write_text('{"no": 1}')
     (tmp_path / "train" / "x").mkdir(parents=True)
     (tmp_path / "train" / "x" / "metrics.jsonl").write_text(

@@ -54,8 +54,7 @@ def main(experiment: flags.Experiment) -> None:
         path = write_forecast(experiment.workdir, found)
     if _JSON.value:
         rows = {**found.rows, "total": found.total}
-        ends = ("low", "expected", "high")
-        told = {stage: {end: row.end(end) for end in ends} for stage, row in rows.items()}
+        told = {stage: row.to_data() for stage, row in rows.items()}
         print(json.dumps({"rows": told, "assumptions": found.assumptions}, indent=1))
         return
     print("expected (low to high)")

@@ -89,14 +89,14 @@ class Amounts:
             total[name] = sum(parts[1:], parts[0]) if parts else None
         return Amounts(**total)
 
-    def end(self, name: str) -> dict[str, float | None]:
-        """Every amount at its low, expected or high end."""
+    def to_data(self) -> dict[str, dict[str, float] | None]:
+        """JSON-ready: low, expected and high of every quantity."""
         found: dict[str, Any] = {}
-        for quantity in QUANTITIES:
-            value = getattr(self, quantity)
-            value = None if value is None else getattr(value, name)
-            whole = quantity not in ("dollars", "accelerator_hours", "seconds")
-            found[quantity] = value if value is None else round(value) if whole else round(value, 6)
+        for name in QUANTITIES:
+            value = getattr(self, name)
+            digits = 6 if name in ("dollars", "accelerator_hours", "seconds") else None
+            ends = {} if value is None else dataclasses.asdict(value)
+            found[name] = {end: round(n, digits) for end, n in ends.items()} or None
         return found
 
 

@@ -45,9 +45,9 @@ class Compared:
 
 
 def write_forecast(workdir: str | Path, found: Forecast) -> Path:
-    """Writes forecast.json: rows of {stage, low, expected, high}, each of the three with all QUANTITIES."""
+    """Writes forecast.json: rows of a stage's name and, by QUANTITIES, low, expected and high (or null)."""
     rows = [
-        {"stage": stage} | {end: amounts.end(end) for end in _ENDS}
+        {"stage": stage} | amounts.to_data()
         for stage, amounts in {**found.rows, TOTAL: found.total}.items()
     ]
     path = Path(workdir) / FORECAST_FILE
@@ -134,9 +134,10 @@ def compare(workdir: str | Path) -> list[Compared]:
         if stage == TOTAL:
             continue
         for name in QUANTITIES:
-            ends = [row[end].get(name) for end in _ENDS]
-            if None in ends:
+            told_range = row.get(name)
+            if told_range is None:
                 continue
+            ends = [told_range[end] for end in _ENDS]
             actual = (took.get(stage) or {}).get(name)
             compared.append(_compared(stage, name, ends, actual))
             if actual is not None:

@@ -44,7 +44,7 @@ def read_status(workdir: str | Path) -> dict[str, Any]:
         "state": latest.get("state"),
         "stage": _stage(latest),
         "left_s": left_s,
-        "whole_left_s": _whole_left_s(workdir, latest, left_s),
+        "whole_left_s": _whole_left_s(_forecast(workdir), latest, left_s),
         "failures": failures(latest),
         "runs": runs,
         "episodes": [
@@ -128,18 +128,33 @@ def _stage(run: dict[str, Any]) -> str | None:
     return stages[-1].get("name") if stages else None
 
 
-def _whole_left_s(workdir: Path, run: dict[str, Any], left_s: float | None) -> float | None:
+def _forecast(workdir: Path) -> dict[str, float]:
+    """Expected seconds by stage, of forecast.json; empty where it says nothing of them."""
+    rows = disk.read_object(workdir / "forecast.json").get("rows")
+    try:
+        known = {row["stage"]: row["seconds"] for row in rows or () if row["seconds"]}
+        return {stage: float(s["expected"]) for stage, s in known.items() if stage != "total"}
+    except (KeyError, TypeError, ValueError):
+        return {}  # of another version
+
+
+def _whole_left_s(
+    forecast: dict[str, float], run: dict[str, Any], left_s: float | None
+) -> float | None:
     """Seconds to the end of a pipeline, by its own forecast; None where there is none."""
-    rows = disk.read_object(workdir / "forecast.json").get("rows") or []
     stages = run.get("stages") or []
-    if run.get("command") != "pipeline" or run.get("state") != RUNNING or not rows or not stages:
+    if (
+        run.get("command") != "pipeline"
+        or run.get("state") != RUNNING
+        or not forecast
+        or not stages
+    ):
         return None
     began = {row.get("name"): row for row in stages}
     total = 0.0
-    for row in rows:
-        expected = row["expected"].get("seconds")
-        stage = began.get(row["stage"])
-        if expected is None or row["stage"] == "total" or (stage and stage.get("ended")):
+    for name, expected in forecast.items():
+        stage = began.get(name)
+        if stage is not None and stage.get("ended"):
             continue
         if stage is not None:  # under way: its tasks know better where they take longer
             expected = max(expected - (time.time() - stage["began"]), left_s or 0.0)

@@ -246,11 +246,12 @@ def test_the_command_writes_what_the_report_compares(tmp_path, capsys):
     data = read_forecast(tmp_path)
     stages = [row["stage"] for row in data["rows"]]
     assert stages[0] == "evolve" and stages[-1] == TOTAL
-    for end in ("low", "expected", "high"):
-        assert data["rows"][1][end]["episodes"] == config_of("quickstart").seeds.collect
+    collect = config_of("quickstart").seeds.collect
+    assert data["rows"][1]["episodes"] == {"low": collect, "expected": collect, "high": collect}
+    assert data["rows"][1]["trained_tokens"] is None
     assert compare(tmp_path)[0].actual is None  # nothing has run
     run(["automem", "forecast", f"--workdir={tmp_path}", "--json", "--save=False"])
-    assert json.loads(capsys.readouterr().out)["rows"]["total"]["low"]["episodes"] > 0
+    assert json.loads(capsys.readouterr().out)["rows"]["total"]["episodes"]["low"] > 0
     for wrong in ("--prefill=5", "--call_s=soon", "--from=/no/such"):
         with pytest.raises(SystemExit) as stop:
             run(["automem", "forecast", f"--workdir={tmp_path}", wrong])

@@ -78,7 +78,7 @@ def test_actuals_and_forecast_stand_side_by_side(workdir, tmp_path):
 def test_a_pipeline_under_way_is_told_when_its_forecast_expects_the_end(tmp_path, capsys):
     workdir = tmp_path / "run"
     write_forecast(workdir, forecast(ExperimentConfig(), groups_of(ExperimentConfig())))
-    rows = {row["stage"]: row["expected"]["seconds"] for row in read_forecast(workdir)["rows"]}
+    rows = {row["stage"]: row["seconds"]["expected"] for row in read_forecast(workdir)["rows"]}
     with Board(workdir, "pipeline") as board:
         with board.stage("evolve"):
             pass
