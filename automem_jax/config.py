@@ -447,6 +447,19 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class TrackingConfig:
+    """Where a run's figures go besides WORKDIR; see live.tracking.
+
+    `tensorboard` writes event files to WORKDIR/tensorboard. `wandb` is off, offline or online (`pip
+    install 'automem_jax[wandb]'`), under `wandb_project`.
+    """
+
+    tensorboard: bool = True
+    wandb: str = "off"
+    wandb_project: str = "automem_jax"
+
+
+@dataclass(frozen=True)
 class ExperimentConfig:
     """One experiment: everything a run depends on besides code and weights."""
 
@@ -464,6 +477,7 @@ class ExperimentConfig:
     recipes: RecipesConfig = field(default_factory=RecipesConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -628,6 +642,7 @@ def check(config: ExperimentConfig) -> None:
         ("agent.kind", config.agent.kind, ("memory", *BASELINES)),
         *(("evaluation.baselines", kind, BASELINES) for kind in config.evaluation.baselines),
         ("model.quantization", config.model.quantization, ("none", "int8", "nf4")),
+        ("tracking.wandb", config.tracking.wandb, ("off", "offline", "online")),
         ("policy.kind", config.policy.kind, ("local", "openai", "anthropic")),
         ("architect.kind", config.architect.kind, ("catalog", "api")),
         ("architect.search", config.architect.search, ("attempts", "population")),

@@ -105,6 +105,11 @@ def _cluster_of_several() -> bool:
     return "," in environment.get("TPU_WORKER_HOSTNAMES", "")
 
 
+def is_first() -> bool:
+    """Whether this process is the only one, or number 0 of several; does not touch a device."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
 def put(value: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
     """An array that every process holds whole, or that is laid out already, laid out as `sharding`."""
     if jax.process_count() == 1 or not getattr(value, "is_fully_addressable", True):

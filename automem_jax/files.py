@@ -11,10 +11,14 @@ from typing import Any, BinaryIO
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file open for writing that takes its name only when it is whole and on disk.
 
     Where the block raises, `path` stays as it was and nothing is left behind.
+
+    Args:
+      durable: wait for the disk. Without it readers still never see half of it, but a machine that
+        loses power may lose it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,11 +27,13 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -36,10 +42,11 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: Any, *, durable: bool = True) -> None:
     """Writes indented JSON through `atomic_file`; NaN and infinity raise ValueError."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text + "\n")
+    with atomic_file(path, durable=durable) as file:
+        file.write(text.encode() + b"\n")
 
 
 def sync_directory(directory: Path) -> None:

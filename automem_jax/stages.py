@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,12 +22,17 @@ from automem_jax.config import (
     unknown_key,
 )
 from automem_jax.files import write_atomically, write_json
+from automem_jax.live import disk
+from automem_jax.live.board import Board
+from automem_jax.live.tracking import make_trackers
 from automem_jax.policies.prices import ModelUsage
-from automem_jax.progress import Progress
+from automem_jax.rollout.engine import RolloutResult
 from automem_jax.rollout.runner import SERVED, Runner
+from automem_jax.traces.store import read_trace
 
 # Under train/: what the recipe search and the online rounds found best.
 RECIPE, ONLINE = "recipe", "online"
+STEPS_TRACKED = 20  # of the episode whose words trackers get
 BASE_ALONE = "none"  # names no adapter, also where a server has one
 _ARMS = {  # template and adapter of each arm
     "base_v0": ("", ""),
@@ -60,16 +66,28 @@ class Stages:
     Every stage reads what earlier ones left on disk, keeps what is finished and goes on from there.
     """
 
-    def __init__(self, config: ExperimentConfig, workdir: Path):
+    def __init__(self, config: ExperimentConfig, workdir: Path, command: str = "automem"):
+        """`command` is what the run is called in its record, see live.board."""
         self.config, self.workdir = config, workdir
-        self.runner = Runner(config)
+        self.board = Board(workdir, command, usage=self._pending_usage, speaks=_is_first_process())
+        self.runner = Runner(config, self.board.task)
         self.seeds = {name: list(seeds) for name, seeds in seed_sets(config.seeds).items()}
 
     def __enter__(self) -> Stages:
+        facts = disk.read_object(self.workdir / "config.json")
+        if self.board.speaks:
+            self.board.trackers += make_trackers(self.config.tracking, self.workdir, facts)
+        self.board.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.runner.close()
+    def __exit__(self, *error) -> None:
+        try:
+            self.runner.close()
+        finally:
+            self.board.__exit__(*error)
+
+    def _pending_usage(self) -> dict[str, Any]:
+        return {model: dataclasses.asdict(u) for model, u in self.runner.usage().items()}
 
     def pipeline(self) -> None:
         """Everything in order, then where the report is.
@@ -98,7 +116,9 @@ class Stages:
         from automem_jax.architect.propose import make_architect
 
         def run_template(template: Template, seeds: Sequence[int], out_dir: Path) -> list[Path]:
-            return self.runner.run(template.id, template, seeds, out_dir).paths
+            result = self.runner.run(template.id, template, seeds, out_dir)
+            self._track_episode(f"evolve/{template.id}", result)
+            return result.paths
 
         self._needs_memory("evolve")
         with self._stage("evolve"):
@@ -108,7 +128,7 @@ class Stages:
                 self.workdir,
                 run_template,
                 architect,
-                say=lambda line: print(line, flush=True),
+                say=self.board.say,
             )
         print(f"loop 1: best template is {best.id}")
 
@@ -160,7 +180,23 @@ class Stages:
                 self.workdir / "traces" / seed_set / name,
                 adapter=adapter_path,
             )
+            self._track_episode(f"rollout {seed_set}/{name}", result)
         return result.paths
+
+    def _track_episode(self, run: str, result: RolloutResult) -> None:
+        """Gives trackers the words and the last picture of one of a rollout's new episodes."""
+        if not self.board.trackers or not result.new_episodes:
+            return
+        from automem_jax.architect.render import step_view
+
+        trace, before, views = read_trace(result.paths[-1]), None, []
+        for step in trace.steps[:STEPS_TRACKED]:
+            views.append(step_view(step, before))
+            before = step.percept["long_text"]
+        text = "\n".join(json.dumps(view, ensure_ascii=False, indent=1) for view in views)
+        self.board.text(run, "rollout/episode", text)
+        with contextlib.suppress(ValueError):  # an engine that broke has no picture
+            self.board.image(run, "rollout/last_frame", self.runner.env.frame(0))
 
     def select(self, kind: str) -> Path:
         """Loop 2: chosen memory decisions go to select/<kind>/examples.jsonl.
@@ -269,8 +305,9 @@ class Stages:
             nonlocal bar
             if bar is None or step == 1:
                 stack.close()
-                bar = stack.enter_context(Progress(title, total, "steps"))
-            bar.update(step, {"loss": figures["loss"], "tokens/s": figures["tokens_per_s"]})
+                bar = stack.enter_context(self.board.task(title, total, "steps", done=step - 1))
+            shown = {"loss": figures["loss"], "tokens/s": figures["tokens_per_s"]}
+            bar.update(step, shown, figures)
 
         with contextlib.ExitStack() as stack:
             yield report
@@ -344,9 +381,9 @@ class Stages:
         kind = self.config.selection.kind
         first = self.adapter("lineage" if kind == "random" else kind)
         choose = functools.partial(self._select_measured, template)
-        with self._stage("online"):
+        with self._stage("online"), self._steps_shown("train online") as report:
             rounds, best = run_rounds(
-                self.config, self.workdir, self.runner, template, first, choose
+                self.config, self.workdir, self.runner, template, first, choose, report
             )
         write_atomically(self.workdir / "train" / ONLINE / best.name, best.read_bytes())
         for done in rounds:
@@ -457,9 +494,10 @@ class Stages:
         ]
 
         def run_arm(arm: Arm, seeds: Sequence[int], out_dir: Path) -> None:
-            self.runner.run(
+            result = self.runner.run(
                 arm.name, arm.template, seeds, out_dir, adapter=arm.adapter_path, kind=arm.kind
             )
+            self._track_episode(f"evaluate/{arm.name}", result)
 
         with self._stage("evaluate"):
             results = evaluate(
@@ -600,7 +638,8 @@ class Stages:
         print(f"== {name}", flush=True)
         started = time.monotonic()
         try:
-            yield
+            with self.board.stage(name):
+                yield
         finally:
             path = self.workdir / "timing.json"
             stages = json.loads(path.read_text())["stages"] if path.exists() else {}
@@ -612,6 +651,14 @@ class Stages:
 def _weighed(settings: SelectionConfig) -> set[str]:
     """Signals with a weight."""
     return {name for name, weight in dataclasses.asdict(settings.weights).items() if weight > 0}
+
+
+def _is_first_process() -> bool:
+    """Whether this is the process that writes, of a run that may have several."""
+    distributed = sys.modules.get(
+        "automem_jax.distributed"
+    )  # where there are several, it was started
+    return distributed is None or distributed.is_first()
 
 
 def _peak_memory_gib() -> float:

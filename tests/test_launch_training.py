@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from launch_stand import Stand, finish, wait_until
 
+from automem_jax.live.status import read_status
 from automem_jax.models.lora import load_adapter
 
 STEPS = 20
@@ -73,6 +74,11 @@ def alone(stand):
 
 
 def assert_same_run(workdir: Path, alone: Path) -> None:
+    (run,) = read_status(workdir)[
+        "runs"
+    ]  # the first process speaks for both, the last start for all
+    assert (run["command"], run["state"]) == ("train", "done")
+    assert run["tasks"][-1]["done"] == STEPS == run["tasks"][-1]["total"]
     np.testing.assert_allclose(metrics(workdir), metrics(alone), rtol=2e-5)
     one, two = (load_adapter(w / "train/lineage/adapter.safetensors") for w in (alone, workdir))
     for name, value in one.weights.items():

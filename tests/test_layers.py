@@ -7,7 +7,18 @@ import automem_jax
 
 ROOT = Path(automem_jax.__file__).parent
 ORDER = [
-    {"files", "progress", "config", "sharding", "distributed", "envs", "text", "traces"},
+    {
+        "files",
+        "terminal",
+        "progress",
+        "live",
+        "config",
+        "sharding",
+        "distributed",
+        "envs",
+        "text",
+        "traces",
+    },
     {"models", "agent"},
     {"sampling"},
     {"policies", "testing"},
@@ -17,7 +28,7 @@ ORDER = [
     {"training"},
     {"evaluation"},
     {"architect", "recipes"},
-    {"report", "viewer", "bench", "preflight"},
+    {"report", "viewer", "forecast", "bench", "preflight"},
     {"stages"},
     {"cli", "__main__"},
 ]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from automem_jax.live.status import read_status
+
 SMALL = [
     "--config.seeds.search=16",
     "--config.seeds.gate=32",
@@ -58,6 +60,7 @@ def kill_when(workdir: Path, pattern: str, count: int) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
+    assert read_status(workdir)["state"] == "killed"
 
 
 def outcome(workdir: Path) -> dict:

@@ -10,6 +10,7 @@ pytest.importorskip("openai")
 from automem_jax.config import ConfigError, ExperimentConfig
 from automem_jax.evaluation.evaluate import print_table
 from automem_jax.evaluation.results import summarise
+from automem_jax.live.status import read_status
 from automem_jax.policies.loopback import LoopbackServer, Reply
 from automem_jax.selection.examples import SelectionError
 from automem_jax.stages import BASE_ALONE, Stages
@@ -118,6 +119,12 @@ def test_failed_calls_and_fallback_actions_are_listed_with_their_cause(tmp_path,
     usage = json.loads((workdir / "usage.json").read_text())["stages"]["evaluate"]["m"]
     assert usage["failed"] == 2 and usage["calls"] == len(turns)
     assert usage["calls"] + usage["retries"] == len(server.received)
+    status = read_status(workdir)
+    assert (status["state"], status["stage"]) == ("done", "evaluate")
+    assert status["failures"]["failed calls"] == 2 == status["spent"]["failed"]
+    assert status["failures"]["retries"] == usage["retries"] == status["spent"]["retries"]
+    assert status["spent"]["calls"] == usage["calls"]
+    assert list((workdir / "tensorboard" / "evaluate" / "base_v0").glob("events.*"))
     again = summarise({"base_v0": workdir / "traces" / "evaluate" / "base_v0"}, samples=10)
     print_table(again)
     assert "2 model calls failed" in capsys.readouterr().out

@@ -8,8 +8,10 @@ Usage: python tools/record_requests.py [OUT]
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from automem_jax import envs
@@ -35,28 +37,36 @@ def main(out: Path) -> None:
     episodes: list[RecordedEpisode] = []
     for name, task, template_name, count in PLAYED:
         steps = SKIPPED_STEPS + RECORDED_STEPS
-        env = envs.make(EnvConfig(name=name, task=task, slots=count, max_steps=steps))
-        template = load_template(template_name)
-        spec = RolloutSpec(
-            env_name=name,
-            task=task,
-            template=template,
-            arm="scripted",
-            run_seed=0,
-            sampling=SamplingSettings(),
-            two_model=False,
-            behaviour_hash="recorded",
-        )
-        player = ScriptedPlayer(template.for_task(task), env.actions)
-        with tempfile.TemporaryDirectory() as directory:
-            seeds = range(FIRST_SEED, FIRST_SEED + count)
-            played = run_episodes(env, player, spec, seeds, Path(directory), show_progress=False)
-            found = [from_trace(read_trace(path), SKIPPED_STEPS) for path in played.paths]
-        env.close()
+        with scripted(
+            name, task, template_name, range(FIRST_SEED, FIRST_SEED + count), steps
+        ) as paths:
+            found = [from_trace(read_trace(path), SKIPPED_STEPS) for path in paths]
         episodes += [episode for episode in found if episode.requests]
         print(f"{template_name}: {sum(len(e.requests) for e in found)} requests")
     write_recorded(out, episodes)
     print(f"{out}: {out.stat().st_size:,} bytes")
+
+
+@contextlib.contextmanager
+def scripted(
+    name: str, task: str, template_name: str, seeds: Sequence[int], max_steps: int
+) -> Iterator[list[Path]]:
+    """Traces of episodes that the scripted player plays; gone when the block ends."""
+    env = envs.make(EnvConfig(name=name, task=task, slots=len(seeds), max_steps=max_steps))
+    template = load_template(template_name)
+    spec = RolloutSpec(
+        env_name=name,
+        task=task,
+        template=template,
+        arm="scripted",
+        run_seed=0,
+        sampling=SamplingSettings(),
+        two_model=False,
+        behaviour_hash="recorded",
+    )
+    player = ScriptedPlayer(template.for_task(task), env.actions)
+    with contextlib.closing(env), tempfile.TemporaryDirectory() as directory:
+        yield run_episodes(env, player, spec, seeds, Path(directory), show_progress=False).paths
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from automem_jax.architect.sequential import AlphaWealth
 from automem_jax.config import ExperimentConfig, seed_sets
 from automem_jax.policies.prices import load_prices
 
+_KEPT = 0.5  # chance that a proposal is kept, where nothing is known of it
+_SHORT = 4  # a short review has so many times fewer turns than are allowed
 _EARLY = 0.5  # share of the gate seeds that a candidate without an effect takes, by simulation
 
 
@@ -23,6 +25,8 @@ class Forecast:
       candidates: proposals at most. level: of the first one's gate.
       most: spend if every proposal is made and goes through all its episodes and calls.
       likely: spend if no proposal has an effect: all are made, and the gate drops them early.
+      least: spend if the first proposal of each revision is decided at the first look, by short reviews.
+      middle: spend if each proposal is kept with a chance of _KEPT, after _EARLY of the gate's pairs.
       unpriced: servers whose price is not known, so that their dollars count as 0.
       unknown_tokens: the agent is a server's model, and what its episodes cost is not known yet.
     """
@@ -31,6 +35,8 @@ class Forecast:
     level: float
     most: Spend
     likely: Spend
+    least: Spend = Spend()
+    middle: Spend = Spend()
     unpriced: tuple[str, ...] = ()
     unknown_tokens: bool = False
 
@@ -48,18 +54,27 @@ def forecast(
     architect = config.architect
     sets = {name: len(seeds) for name, seeds in seed_sets(config.seeds).items()}
     candidates = architect.revisions * architect.attempts
-    per_gate = sets["gate"]
+    per_gate, look = sets["gate"], min(max(architect.gate.batch, 8), sets["gate"])
+    tries = sum((1 - _KEPT) ** n for n in range(architect.attempts))  # of a revision
     if architect.search == "population":
         screened = min(SCREEN_SEEDS, sets["search"])
         most = (1 + candidates) * (sets["search"] + per_gate)
         likely = sets["search"] + candidates * screened + candidates * sets["search"] // 4
+        least = sets["search"] + candidates * screened
+        middle, made = likely + round((1 + candidates * _KEPT) * per_gate * _EARLY), candidates
     else:
         most = architect.revisions * sets["search"] + (1 + candidates) * per_gate
         likely = sets["search"] + round((1 + candidates) * per_gate * _EARLY)
+        made = architect.revisions * tries
+        least = sets["search"] + (1 + architect.revisions) * look
+        middle = architect.revisions * sets["search"] + round((1 + made) * per_gate * _EARLY)
     calls, tokens = _review_calls(config, prompt_tokens)
     price = model_price(architect) if architect.kind == "api" else None
     cost = price.cost_usd(*tokens) if price else 0.0
     one = Spend(dollars=cost, prompt_tokens=tokens[0], completion_tokens=tokens[1], calls=calls)
+    short, short_tokens = _review_calls(config, prompt_tokens, _SHORT)
+    short_cost = price.cost_usd(*short_tokens) if price else 0.0
+    brief = Spend(short_cost, short_tokens[0], 0, short_tokens[1], short)
     unpriced = [architect.api.model] if architect.kind == "api" and price is None else []
     served = config.policy.kind != "local"
     if served and not load_prices(config.policy.prices, (config.policy.model,)):
@@ -70,20 +85,26 @@ def forecast(
         most=_times(one, candidates) + _times(episode or Spend(), most) + Spend(episodes=most),
         likely=_times(one, candidates / 2) + _times(episode or Spend(), likely)
         + Spend(episodes=likely),
+        least=_times(brief, architect.revisions) + _times(episode or Spend(), least)
+        + Spend(episodes=least),
+        middle=_times(one, made / 2) + _times(episode or Spend(), middle)
+        + Spend(episodes=middle),
         unpriced=tuple(unpriced),
         unknown_tokens=served and episode is None,
     )  # fmt: skip
 
 
-def _review_calls(config: ExperimentConfig, prompt_tokens: int) -> tuple[int, tuple[int, int]]:
-    """Calls of one review at most, and its prompt and completion tokens."""
+def _review_calls(
+    config: ExperimentConfig, prompt_tokens: int, shorter: int = 1
+) -> tuple[int, tuple[int, int]]:
+    """Calls of one review at most, and its prompt and completion tokens; of one `shorter` times shorter."""
     architect = config.architect
     if architect.kind != "api":
         return 0, (0, 0)
     review, reply = architect.review, architect.api.max_tokens
     prompt = completion = calls = 0
     history = prompt_tokens
-    for _ in range(review.turns):
+    for _ in range(max(1, review.turns // shorter)):
         if review.tokens and prompt + completion + history + reply > review.tokens:
             break
         calls, prompt, completion = calls + 1, prompt + history, completion + reply

@@ -12,5 +12,5 @@ def main(experiment: flags.Experiment) -> None:
     flags.require_workdir(experiment)
     flags.record_config(experiment)
     flags.use_compilation_cache()
-    with stages.Stages(experiment.config, experiment.workdir) as loop:
+    with stages.Stages(experiment.config, experiment.workdir, "attribute") as loop:
         print(f"attribution: {loop.attribute()}")

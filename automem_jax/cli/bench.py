@@ -25,6 +25,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from automem_jax import terminal
 from automem_jax.cli import environment_flags, flags
 from automem_jax.files import write_json
 
@@ -312,7 +313,6 @@ def _progress_line(kind: str, row: dict[str, Any]) -> str:
 
 
 def _print_tables(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     def show(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -324,7 +324,7 @@ def _print_tables(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
         console.print(table)
         console.print()
 
-    console = Console()
+    console = terminal.console()
     show(
         "agent-visible steps/s",
         ("env", "batch", "workers", "text", "+ resets", "a core", "raw", "reset", "start"),

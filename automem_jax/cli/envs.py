@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from automem_jax import terminal
 from automem_jax.cli import environment_flags, flags
 
 if TYPE_CHECKING:
@@ -25,11 +26,9 @@ _STEPS = flags.stage_flag("steps", "50", "Scripted steps an episode.")
 
 
 def main(experiment: flags.Experiment) -> None:
-    from rich.console import Console
-
     from automem_jax.envs import selftest
 
-    console = Console()
+    console = terminal.console()
     configs = environment_flags.chosen(experiment.config.env)
     (episodes,) = environment_flags.whole_numbers("episodes", _EPISODES.value, least=1, most=1)
     (steps,) = environment_flags.whole_numbers("steps", _STEPS.value, least=1, most=1)

@@ -18,5 +18,5 @@ def main(experiment: flags.Experiment) -> None:
         return
     flags.record_config(experiment)
     flags.use_compilation_cache()
-    with stages.Stages(experiment.config, experiment.workdir) as loop:
+    with stages.Stages(experiment.config, experiment.workdir, "evolve") as loop:
         loop.evolve()

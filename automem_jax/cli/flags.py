@@ -133,7 +133,8 @@ _FREE_TO_CHANGE = frozenset(
         f"training.{name}"
         for name in ("attention", "checkpoint_every", "keep_checkpoints", "loss_chunk")
     }
-    | {"training.microbatch_rows", "training.remat", "selection.workers"}
+    | {"training.microbatch_rows", "training.remat", "selection.workers", "tracking"}
+    | {f"tracking.{name}" for name in ("tensorboard", "wandb", "wandb_project")}
     | {f"evaluation.{name}" for name in ("arms", "baselines", "confidence", "bootstrap_samples")}
     | {
         f"{place}.{name}"

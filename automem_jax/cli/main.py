@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 
 STAGES = {
     "pipeline": "the whole loop: evolve, collect, select, train, evaluate, report",
@@ -20,6 +21,8 @@ STAGES = {
     "serve": "the model and its adapters behind an OpenAI-compatible HTTP API",
     "preflight": "compile for named hardware on any machine: does it fit, and what it costs",
     "report": "write the HTML report of a work directory",
+    "forecast": "episodes, calls, tokens, money and time of a run, before it is begun",
+    "status": "how the runs of a work directory stand, alive or dead",
     "view": "play recorded episodes in a browser, or export them as one file",
     "template": "check, show, diff: memory templates, their prompts and differences",
     "memory": "export: the files of a recorded episode as they were after a step",
@@ -48,10 +51,21 @@ def run(argv: list[str] | None = None) -> None:
         print(f"automem: {unknown_key(stage, STAGES).replace('key', 'stage')}", file=sys.stderr)
         sys.exit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    from automem_jax.terminal import inert_output
+
+    with inert_output():
+        try:
+            _run_stage(stage, argv[2:])
+        except Exception:  # the interpreter would print it past the filter
+            traceback.print_exc()
+            sys.exit(1)
+
+
+def _run_stage(stage: str, arguments: list[str]) -> None:
     module = importlib.import_module(f"automem_jax.cli.{stage}")
     from automem_jax.cli import flags
 
-    arguments, main = argv[2:], getattr(module, "main", None)
+    main = getattr(module, "main", None)
     try:
         if hasattr(module, "command"):  # a tool with arguments of its own, on no experiment
             module.command(arguments)

@@ -10,5 +10,5 @@ from automem_jax.cli import flags
 def main(experiment: flags.Experiment) -> None:
     flags.record_config(experiment)
     flags.use_compilation_cache()
-    with stages.Stages(experiment.config, experiment.workdir) as loop:
+    with stages.Stages(experiment.config, experiment.workdir, "pipeline") as loop:
         loop.pipeline()

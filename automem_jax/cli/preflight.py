@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 
+from automem_jax import terminal
 from automem_jax.cli import flags
 from automem_jax.config import MeshConfig, unknown_key
 
@@ -128,7 +129,8 @@ def _show(name: str, seconds: float) -> None:
     """Elapsed time: on one line in a terminal, else a line a minute; on stderr."""
     global _LAST
     if sys.stderr.isatty():
-        print(f"\rcompiling {name}: {seconds:.0f} s ", end="", file=sys.stderr, flush=True)
+        line = f"\rcompiling {name}: {seconds:.0f} s "
+        print(line, end="", file=terminal.raw(sys.stderr), flush=True)
     elif seconds < 1 or seconds - _LAST >= 60:
         if seconds - _LAST >= 60 or _LAST > seconds:
             print(f"compiling {name}: {seconds:.0f} s", file=sys.stderr, flush=True)
@@ -137,4 +139,4 @@ def _show(name: str, seconds: float) -> None:
 
 def _clear() -> None:
     if sys.stderr.isatty():
-        print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
+        print("\r" + " " * 40 + "\r", end="", file=terminal.raw(sys.stderr), flush=True)

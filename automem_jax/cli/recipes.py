@@ -19,7 +19,7 @@ def main(experiment: flags.Experiment) -> None:
     given = _given(experiment.arguments[0]) if experiment.arguments else None
     flags.record_config(experiment)
     flags.use_compilation_cache()
-    with stages.Stages(experiment.config, experiment.workdir) as loop:
+    with stages.Stages(experiment.config, experiment.workdir, "recipes") as loop:
         loop.recipes(given)
 
 

@@ -6,5 +6,5 @@ from automem_jax.cli import flags
 
 def main(experiment: flags.Experiment) -> None:
     flags.require_workdir(experiment)
-    with stages.Stages(experiment.config, experiment.workdir) as loop:
+    with stages.Stages(experiment.config, experiment.workdir, "report") as loop:
         loop.report()

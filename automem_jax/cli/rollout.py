@@ -23,5 +23,5 @@ _ADAPTER = flags.stage_flag(
 def main(experiment: flags.Experiment) -> None:
     flags.record_config(experiment)
     flags.use_compilation_cache()
-    with stages.Stages(experiment.config, experiment.workdir) as loop:
+    with stages.Stages(experiment.config, experiment.workdir, "rollout") as loop:
         loop.rollout(_SET.value, _TEMPLATE.value, _ADAPTER.value)

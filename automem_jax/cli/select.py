@@ -33,7 +33,7 @@ _PREVIEW_COUNT = flags.stage_flag("preview_count", "5", "How many examples --pre
 def main(experiment: flags.Experiment) -> None:
     flags.require_workdir(experiment)
     flags.record_config(experiment)
-    with stages.Stages(experiment.config, experiment.workdir) as loop:
+    with stages.Stages(experiment.config, experiment.workdir, "select") as loop:
         from automem_jax.evaluation.attribution import WITHOUT
 
         kind = _KIND.value or experiment.config.selection.kind

@@ -56,6 +56,7 @@ def main(experiment: flags.Experiment) -> None:
     if name in adapters:
         raise flags.UsageError(f"--served_name={name}: an adapter has this name too")
 
+    from automem_jax.live.board import Board
     from automem_jax.serve.app import ChatApp, Limits
 
     limits = Limits(
@@ -81,7 +82,10 @@ def main(experiment: flags.Experiment) -> None:
         names = ", ".join([name, *adapters])
         print(f"serving {names} at {url}", flush=True)
 
-    server.serve(app, address, bound, ready)
+    known = experiment.workdir.is_dir()  # a server alone makes no work directory
+    board = Board(experiment.workdir, "serve", figures=app.figures, speaks=known, draw=False)
+    with board, board.stage("serve"):
+        server.serve(app, address, bound, ready)
     print("ended", file=sys.stderr)
 
 

@@ -36,5 +36,5 @@ def main(experiment: flags.Experiment) -> None:
                 quiet = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(quiet))
         flags.record_config(experiment)
-        loop = stack.enter_context(stages.Stages(experiment.config, experiment.workdir))
+        loop = stack.enter_context(stages.Stages(experiment.config, experiment.workdir, "train"))
         loop.train(_KIND.value or experiment.config.selection.kind)

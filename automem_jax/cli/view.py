@@ -57,7 +57,7 @@ def _export(library, options: argparse.Namespace) -> None:
         options.export,
         options.episodes,
         frames=options.frames,
-        tell=lambda line: print(_printable(line)),
+        tell=print,
     )
     left = "" if held == of else f"; {of - held} had no room, --episodes chooses others"
     print(f"{options.export}: {held} of {of} episodes{left}")
@@ -79,8 +79,3 @@ def _serve(library, options: argparse.Namespace) -> None:
             server.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
             print()
-
-
-def _printable(line: str) -> str:
-    """Names and errors come from files: nothing in them may move the cursor."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

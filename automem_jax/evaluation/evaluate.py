@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from automem_jax import terminal
 from automem_jax.config import ExperimentConfig, seed_sets
 from automem_jax.evaluation.metrics import CueProbe
 from automem_jax.evaluation.results import export_balrog, summarise
@@ -96,10 +97,9 @@ def evaluate(
 
 def print_table(results: Mapping[str, Any], file: IO[str] | None = None) -> None:
     """Prints arms and differences: coloured tables on a terminal, plain lines elsewhere."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=file, highlight=False)
+    console = terminal.console(file)
     level = f"{100 * results['confidence']:g} %"
     columns = (
         "arm",
@@ -118,7 +118,7 @@ def print_table(results: Mapping[str, Any], file: IO[str] | None = None) -> None
         if not body:
             continue
         if not console.is_terminal:
-            console.file.write(_plain(head, body) + "\n")
+            print(_plain(head, body), file=file)
             continue
         table = Table(*head, title=title or None)
         for row in body:
@@ -126,7 +126,7 @@ def print_table(results: Mapping[str, Any], file: IO[str] | None = None) -> None
         console.print(table)
     for name, arm in results["arms"].items():
         for line in _failures(name, arm):
-            console.file.write(line + "\n")
+            print(terminal.printable(line), file=file)
 
 
 def _failures(name: str, arm: Mapping[str, Any]) -> list[str]:

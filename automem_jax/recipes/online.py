@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from automem_jax.agent.template import Template
 from automem_jax.config import ConfigError, ExperimentConfig, TrainingConfig, seed_sets
@@ -21,6 +21,9 @@ from automem_jax.recipes.preferences import write_pairs
 from automem_jax.recipes.workshop import PAIRS_FILE, played_tokens
 from automem_jax.rollout.runner import Runner
 from automem_jax.selection import SelectionError, SelectionReport, select
+
+if TYPE_CHECKING:
+    from automem_jax.training.loop import Report
 
 RECORD = "online.json"
 
@@ -55,11 +58,12 @@ def run_rounds(
     template: Template,
     first: Path,
     choose: Callable[..., SelectionReport] = select,
+    report: Report | None = None,
 ) -> tuple[list[Round], Path]:
     """Plays `config.online.rounds` rounds from adapter `first`; the rounds, and the last adapter kept.
 
     Args:
-      choose: as of workshop.OwnWorkshop.
+      choose, report: as of workshop.OwnWorkshop.
 
     Raises:
       ConfigError: the adapter was trained with other LoRA settings than the config's.
@@ -74,7 +78,7 @@ def run_rounds(
             done = Round(**json.loads(record.read_text(encoding="utf-8")))
         else:
             _check_shape(load_adapter(best), config, best)
-            done = _play_round(config, workdir, runner, template, number, best, choose)
+            done = _play_round(config, workdir, runner, template, number, best, choose, report)
             write_json(record, dataclasses.asdict(done))
         rounds.append(done)
         if not done.kept:
@@ -92,6 +96,7 @@ def _play_round(
     number: int,
     adapter: Path,
     choose: Callable[..., SelectionReport],
+    report: Report | None,
 ) -> Round:
     """One round from `adapter` on. Where no decision is worth training on (all episodes won, say), it
     trains nothing and is not kept."""
@@ -112,17 +117,17 @@ def _play_round(
         selection = dataclasses.replace(selection, kind="lineage")
     folder = workdir / "select" / name
     try:
-        report = choose(paths, selection, folder, forbidden_seeds=forbidden)
+        chosen = choose(paths, selection, folder, forbidden_seeds=forbidden)
     except SelectionError as error:
         return Round(number, False, str(error), played)
-    examples = Path(report.examples)
+    examples = Path(chosen.examples)
     check_examples(examples, seeds, config)
     learnt = examples
     if training.objective == "dpo":
         learnt = folder / PAIRS_FILE
         write_pairs(examples, paths, learnt)
     out, model, tokenizer = workdir / "train" / name, runner.model, runner.tokenizer
-    result = train(training, model, tokenizer, learnt, out, start=load_adapter(adapter))
+    result = train(training, model, tokenizer, learnt, out, report, start=load_adapter(adapter))
     score = score_adapter(training, model, tokenizer, load_adapter(result.adapter), examples)
     far = f"KL to the base {score.kl:.3f} nats a token is above online.max_kl {config.online.max_kl:g}"
     kept = score.kl <= config.online.max_kl
@@ -131,7 +136,7 @@ def _play_round(
         kept=kept,
         reason="" if kept else far,
         played_tokens=played,
-        examples=report.count,
+        examples=chosen.count,
         steps=result.steps,
         adapter=str(result.adapter.relative_to(workdir)),
         kl=score.kl,

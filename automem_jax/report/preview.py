@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from automem_jax import terminal
 from automem_jax.files import write_atomically
 from automem_jax.text.chat import Rendered, render_conversation
 from automem_jax.text.tokenizer import Tokenizer
@@ -88,13 +89,12 @@ def previews(
 
 def print_previews(shown: Sequence[Preview], console: Any = None) -> None:
     """Prints examples with rich: learnt tokens on green (brighter for more weight), read ones plain."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = console or Console()
+    console = console or terminal.console()
     for preview in shown:
         most = max((token.weight for token in preview.tokens), default=0.0)
-        console.print(Text(preview.title, style="bold"))
+        console.print(Text(terminal.printable(preview.title), style="bold"))
         console.print(Text(_counts(preview), style="dim"))
         text = Text()
         for token in preview.tokens:
@@ -133,20 +133,6 @@ def write_html(path: str | Path, shown: Sequence[Preview], loss: str) -> None:
     write_atomically(path, "\n".join(parts) + "</html>\n")
 
 
-def printable(text: str) -> str:
-    """Text whose control characters cannot steer a terminal: each as its picture; line ends stay."""
-    shown = []
-    for letter in text:
-        code = ord(letter)
-        if letter in "\n\t" or (letter.isprintable() and code != 0x7F):
-            shown.append(letter)
-        else:
-            shown.append(
-                chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
-            )
-    return "".join(shown)
-
-
 def _tokens(rendered: Rendered, tokenizer: Tokenizer, scale: float) -> Iterator[Token]:
     """Tokens in order; those that together spell one character are shown with the last of them."""
     pieces = tokenizer.pieces(rendered.ids)
@@ -165,7 +151,7 @@ def _tokens(rendered: Rendered, tokenizer: Tokenizer, scale: float) -> Iterator[
                 text = ""
             else:
                 text, pending = pending.decode("utf-8", "replace"), b""
-        yield Token(printable(text), weight * scale, False)
+        yield Token(terminal.printable(text), weight * scale, False)
 
 
 def _counts(preview: Preview) -> str:

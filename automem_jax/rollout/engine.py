@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,7 @@ from automem_jax.progress import Progress
 from automem_jax.text.messages import Completion, Request, RequestKey, SamplingSettings
 from automem_jax.traces.store import TraceError, TraceWriter, read_trace
 
+MakeProgress = Callable[[str, int, str], Progress]
 OUTAGE_WAVES = 3  # whole waves in a row without one answer that end a rollout which had some before
 _VERSIONED = ("automem_jax", "jax", "flax", "nle", "minihack", "craftax")
 
@@ -118,6 +119,7 @@ def run_episodes(
     out_dir: Path,
     *,
     show_progress: bool = True,
+    progress: MakeProgress = Progress,
     count_tokens: CountTokens | None = None,
     context_tokens: int | None = None,
 ) -> RolloutResult:
@@ -129,6 +131,7 @@ def run_episodes(
     A failed call costs its episode a fallback action; a policy that fails every call ends the run.
 
     Args:
+      progress: makes what shows how far it is, from title, number and unit.
       count_tokens, context_tokens: the model's tokenizer and longest prompt, for the prompts' budget;
         see Agent. They must follow from what the policy's description holds.
 
@@ -157,11 +160,11 @@ def run_episodes(
     if waiting:
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
-            progress = None
+            bar = None
             if show_progress:
                 title = f"rollout {spec.arm}"
-                progress = stack.enter_context(Progress(title, len(waiting), "episodes"))
-            run.play(waiting, progress)
+                bar = stack.enter_context(progress(title, len(waiting), "episodes"))
+            run.play(waiting, bar)
         run.result.seconds = time.monotonic() - started
     return run.result
 
@@ -433,6 +436,8 @@ class _Run:
             figures["failed calls"] = self.result.completion_errors
         if self.result.retries:
             figures["retries"] = self.result.retries
+        if self.result.broken_environments:
+            figures["broken environments"] = self.result.broken_environments
         progress.update(len(self._finished), figures)
 
 

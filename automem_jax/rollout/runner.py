@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from automem_jax.rollout.branching import (
     measure,
     table_name,
 )
-from automem_jax.rollout.engine import RolloutResult, RolloutSpec, run_episodes
+from automem_jax.rollout.engine import MakeProgress, RolloutResult, RolloutSpec, run_episodes
 from automem_jax.text.messages import SamplingSettings
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ class Runner:
     Everything is built on first use, so that a stage that plays nothing starts at once.
     """
 
-    def __init__(self, config: ExperimentConfig):
-        self.config = config
+    def __init__(self, config: ExperimentConfig, progress: MakeProgress = Progress):
+        """`progress` makes what shows how far a rollout is."""
+        self.config, self._progress = config, progress
         self._env = None
         self._model = None
         self._tokenizer = None
@@ -142,7 +143,13 @@ class Runner:
         """
         spec = self._spec(arm, template, adapter, kind)
         result = run_episodes(
-            self.env, self.policy(adapter), spec, seeds, out_dir, **self._prompt_limits()
+            self.env,
+            self.policy(adapter),
+            spec,
+            seeds,
+            out_dir,
+            progress=self._progress,
+            **self._prompt_limits(),
         )
         if result.completion_errors:
             print(
@@ -175,7 +182,7 @@ class Runner:
         """
         spec, policy = self._spec("", template, None, "memory"), self.policy()
         table = folder / table_name(policy, spec, settings)
-        with Progress("counterfactual", max(1, len(points)), "decisions") as bar:
+        with self._progress("counterfactual", max(1, len(points)), "decisions") as bar:
             result = measure(
                 self.env,
                 policy,
@@ -218,11 +225,12 @@ class Runner:
 
     def take_usage(self) -> dict[str, ModelUsage]:
         """Calls, tokens and money by the server's models since this was last asked; empty in process."""
-        taken: dict[str, ModelUsage] = {}
-        for policy in self._policies.values():
-            for model, usage in getattr(policy, "take_usage", dict)().items():
-                taken.setdefault(model, ModelUsage()).add(usage)
-        return taken
+        return _by_model(getattr(p, "take_usage", dict)() for p in self._policies.values())
+
+    def usage(self) -> dict[str, ModelUsage]:
+        """What `take_usage` would give, which it still gives."""
+        policies = list(self._policies.values())  # another thread may ask
+        return _by_model(dict(p.usage) for p in policies if hasattr(p, "take_usage"))
 
     def _prompt_limits(self) -> dict[str, Any]:
         """The local model's tokenizer and longest prompt; a server's are not known here."""
@@ -238,6 +246,14 @@ class Runner:
             policy.close()
         if self._env is not None:
             self._env.close()
+
+
+def _by_model(usages: Iterable[Mapping[str, ModelUsage]]) -> dict[str, ModelUsage]:
+    total: dict[str, ModelUsage] = {}
+    for usage in usages:
+        for model, counts in usage.items():
+            total.setdefault(model, ModelUsage()).add(counts)
+    return total
 
 
 def weights_mesh(config: MeshConfig) -> Mesh | None:

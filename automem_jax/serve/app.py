@@ -155,6 +155,16 @@ class ChatApp:
 
     # Models and counters
 
+    def figures(self) -> dict[str, int]:
+        """What was answered so far, in a few numbers."""
+        statuses = dict(self._statuses)  # another thread may ask
+        return {
+            "answered": sum(statuses.values()),
+            "in flight": self._completions.in_flight,
+            "server errors": sum(n for status, n in statuses.items() if status >= 500),
+            "clients gone": self._disconnects,
+        }
+
     def _names(self) -> list[str]:
         return [self._model, *self._adapters]
 

@@ -22,6 +22,8 @@ from automem_jax.traces.schema import (
 )
 
 _PARTIAL = ".partial"
+_HEADER_START = b'{"type":"header"'
+_TAIL_BYTES = 1 << 16
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _REDO = "delete the file and run its stage again"
 
@@ -99,6 +101,31 @@ def iter_traces(directory: str | os.PathLike) -> Iterator[tuple[pathlib.Path, Tr
     """Reads finished traces one after the other, sorted by path."""
     for path in list_traces(directory):
         yield path, read_trace(path)
+
+
+def read_ends(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Header and end record as stored, from first and last lines alone; None where it has not ended.
+
+    Raises:
+      TraceError: the first line is no header. ValueError: the last one is no JSON.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(_HEADER_START)) != _HEADER_START:
+            raise TraceError(f"{path}:1: expected a header; {_REDO}")
+        file.seek(0)
+        header = _parse(pathlib.Path(path), 1, file.readline())
+        if str(path).endswith(_PARTIAL):
+            return header, None
+        size, reach = file.seek(0, os.SEEK_END), _TAIL_BYTES
+        while True:
+            file.seek(max(0, size - reach))
+            lines = file.read().rstrip(b"\n").split(b"\n")
+            if len(lines) > 1 or reach >= size:
+                break
+            reach *= 8
+    record = json.loads(lines[-1])
+    ended = isinstance(record, dict) and record.get("type") == "end"
+    return header, record if ended else None
 
 
 def read_trace(path: str | os.PathLike, last_step: int | None = None) -> Trace:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_TAIL_BYTES = 1 << 16
+from automem_jax.traces.store import read_ends
+
 _PARTIAL = ".partial"
-_HEADER_START = b'{"type":"header"'
 
 
 @dataclass(frozen=True)
@@ -90,32 +89,13 @@ def episode_id(root: Path, path: Path) -> str:
 
 def _episode(root: Path, path: Path) -> Episode | None:
     try:
-        with open(path, "rb") as file:
-            if file.read(len(_HEADER_START)) != _HEADER_START:
-                return None
-            file.seek(0)
-            header = json.loads(file.readline())
-            end = None if path.name.endswith(_PARTIAL) else _end(file)
+        header, end = read_ends(path)
     except (OSError, ValueError, RecursionError):
         return None
     folder = path.relative_to(root).parent
     parts = folder.parts[1:] if folder.parts[:1] == ("traces",) else folder.parts
     run = "/".join(parts) or folder.name or root.resolve().name
     return Episode(episode_id(root, path), path, run, header, end)
-
-
-def _end(file: Any) -> Mapping[str, Any] | None:
-    """The end record, without its texts unpacked; None where the file does not end with one."""
-    size = file.seek(0, os.SEEK_END)
-    reach = _TAIL_BYTES
-    while True:
-        file.seek(max(0, size - reach))
-        lines = file.read().rstrip(b"\n").split(b"\n")
-        if len(lines) > 1 or reach >= size:
-            break
-        reach *= 8
-    record = json.loads(lines[-1])
-    return record if isinstance(record, dict) and record.get("type") == "end" else None
 
 
 def _order(episode: Episode) -> tuple:

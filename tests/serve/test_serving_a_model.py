@@ -17,6 +17,7 @@ from models.test_lora import random_adapter
 from serve.running import metrics, serving, wait_for
 
 from automem_jax.config import PolicyConfig
+from automem_jax.live.status import read_status
 from automem_jax.models.weights import load_model
 from automem_jax.policies.openai import OpenAIPolicy
 from automem_jax.sampling.engine import Engine
@@ -213,8 +214,12 @@ def test_the_command_serves_and_ends_when_told(tmp_path):
             model="embedded", messages=[{"role": "user", "content": "hello"}], max_tokens=4
         )
         assert 0 < answer.usage.completion_tokens <= 4
+        during = read_status(tmp_path)
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=30)
+        after = read_status(tmp_path)
+        assert (during["state"], during["stage"]) == ("running", "serve")
+        assert after["state"] == "done" and after["runs"][0]["figures"]["answered"] == 1
         assert process.returncode == 0 and "Traceback" not in errors
         assert "sk-command" not in line + output + errors
     finally:

@@ -1,0 +1,1 @@
+"""What a run shows while it goes on: its record on disk, a dashboard, TensorBoard, `automem status`."""
