@@ -7,7 +7,17 @@ import automem_jax
 
 ROOT = Path(automem_jax.__file__).parent
 ORDER = [
-    {"files", "progress", "config", "sharding", "distributed", "envs", "text", "traces"},
+    {
+        "files",
+        "progress",
+        "provenance",
+        "config",
+        "sharding",
+        "distributed",
+        "envs",
+        "text",
+        "traces",
+    },
     {"models", "agent"},
     {"sampling"},
     {"policies", "testing"},

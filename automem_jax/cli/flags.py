@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from automem_jax import config as config_lib
 from automem_jax.files import write_json
 from automem_jax.policies.endpoint import public_url
+from automem_jax.provenance import record_command, shown_command
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DEFAULT_CONFIG = _REPOSITORY / "configs" / "quickstart.py"
@@ -98,7 +99,8 @@ def _with_config_file(arguments: list[str]) -> list[str]:
 
 
 def record_config(experiment: Experiment) -> None:
-    """Writes config.json into the work directory, or checks that it is the same experiment.
+    """Writes config.json into the work directory, or checks that it is the same experiment; then adds
+    the command to commands.jsonl.
 
     Raises:
       ConfigError: the work directory was begun with another config; the first difference is named.
@@ -122,6 +124,7 @@ def record_config(experiment: Experiment) -> None:
     else:
         experiment.workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, now)
+    record_command(experiment.workdir, shown_command())
 
 
 _FREE_TO_CHANGE = frozenset(
