@@ -20,6 +20,8 @@ STAGES = {
     "serve": "the model and its adapters behind an OpenAI-compatible HTTP API",
     "preflight": "compile for named hardware on any machine: does it fit, and what it costs",
     "report": "write the HTML report of a work directory",
+    "compare": "several work directories on one page, paired where seeds are the same",
+    "export": "results in BALROG's format, with its summary table",
     "view": "play recorded episodes in a browser, or export them as one file",
     "template": "check, show, diff: memory templates, their prompts and differences",
     "memory": "export: the files of a recorded episode as they were after a step",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from automem_jax.report.attempts import Attempt, attempts
 from automem_jax.report.data import SCORES, scores
@@ -110,22 +111,12 @@ def behaviour(material: Material) -> Html:
     if not arms:
         return missing(NO_RESULTS)
     measured = {name: arm.get("behaviour") or {} for name, arm in arms.items()}
-    known = {key for key, *_ in _BEHAVIOUR}
-    extra = sorted({key for values in measured.values() for key in values} - known)
-    measures = [*_BEHAVIOUR, *((key, key.replace("_", " "), "ratio", "") for key in extra)]
-    rows = [
-        (
-            f"{words} ({better} is better)" if better else words,
-            *(_measure(values.get(key), kind) for values in measured.values()),
-        )
-        for key, words, kind, better in measures
-        if any(key in values for values in measured.values())
-    ]
+    rows = behaviour_rows(measured)
     if not rows:
         return missing("The results hold no behaviour measures.")
     head = ("measure", *(arm_style(name).title for name in arms))
     columns = ("measure", *arms)
-    values = [(key, *(m.get(key) for m in measured.values())) for key, *_ in measures]
+    values = [(key, *(m.get(key) for m in measured.values())) for key, *_ in _measures(measured)]
     links = material.data.keep("behaviour", columns, values)
     return join(
         [
@@ -139,6 +130,24 @@ def behaviour(material: Material) -> Html:
             ),
         ]
     )
+
+
+def behaviour_rows(measured: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows of measures for several arms or runs; measures that none of them has are left out."""
+    return [
+        (
+            f"{words} ({better} is better)" if better else words,
+            *(_measure(values.get(key), kind) for values in measured.values()),
+        )
+        for key, words, kind, better in _measures(measured)
+    ]
+
+
+def _measures(measured: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    known = {key for key, *_ in _BEHAVIOUR}
+    extra = sorted({key for values in measured.values() for key in values} - known)
+    measures = [*_BEHAVIOUR, *((key, key.replace("_", " "), "ratio", "") for key in extra)]
+    return [m for m in measures if any(m[0] in values for values in measured.values())]
 
 
 def cue(material: Material) -> Html:
