@@ -25,8 +25,8 @@ FORK = EnvConfig(name="fork_env:Fork", task="Fork", slots=3, max_steps=9)
 SMALL = (
     "--config.seeds.search=8",
     "--config.seeds.gate=8",
-    "--config.seeds.collect=32",
-    "--config.seeds.heldout=8",
+    "--config.seeds.collect=24",
+    "--config.seeds.heldout=4",
     "--config.architect.revisions=0",
     "--config.training.epochs=1",
     "--config.selection.min_credit=0.0",
@@ -64,9 +64,9 @@ def test_an_own_environment_goes_through_the_whole_loop(run):
     workdir, output = run
     results = json.loads((workdir / "results.json").read_text())
     assert (results["env"], results["task"]) == (FORK.name, FORK.task)
-    assert [arm["n"] for arm in results["arms"].values()] == [8] * 4
+    assert [arm["n"] for arm in results["arms"].values()] == [4] * 4
     example = json.loads((workdir / "select/lineage/examples.jsonl").read_text().splitlines()[0])
-    assert example["provenance"]["seed"] in range(30_000, 30_032)
+    assert example["provenance"]["seed"] in range(30_000, 30_024)
     for kind in ("lineage", "random"):
         assert (workdir / "train" / kind / "adapter.safetensors").exists()
     assert (workdir / "report.html").exists() and "report: " in output
@@ -115,7 +115,7 @@ def test_an_own_endpoint_plays_an_own_environment(tmp_path):
             CONFIG,
             f"--workdir={tmp_path}",
             "--seeds=heldout",
-            "--config.seeds.heldout=8",
+            "--config.seeds.heldout=4",
             "--config.policy.kind=openai",
             f"--config.policy.base_url={server.base_url}",
             "--config.policy.model=mine",

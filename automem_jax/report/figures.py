@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from automem_jax.report.page import Html, escape, tag
 
@@ -178,6 +179,7 @@ def line_plot(
         axes.set_xlabel(axes_labels[0])
         axes.set_ylabel(axes_labels[1])
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.grid(True, axis="y", color=_GRID, linewidth=0.7)
         axes.legend(frameon=False, labelcolor=_INK)
         return figure

@@ -52,3 +52,8 @@ def few(values: Sequence[Any]) -> str:
     """The first ten of a list."""
     shown = ", ".join(map(str, values[:10]))
     return shown if len(values) <= 10 else f"{shown}, …"
+
+
+def counted(count: int, noun: str) -> str:
+    """A sentence's beginning: "1 edit was", "3 edits were"."""
+    return f"{count:,} {noun} was" if count == 1 else f"{count:,} {noun}s were"

@@ -9,7 +9,7 @@ from typing import Any
 from automem_jax.report.attempts import Attempt, attempts
 from automem_jax.report.chosen import selection_details
 from automem_jax.report.figures import line_plot
-from automem_jax.report.formats import interval, percent
+from automem_jax.report.formats import counted, interval, percent
 from automem_jax.report.lineage import lineage_tree, spend_and_looks
 from automem_jax.report.material import Material, Selection, kind_style
 from automem_jax.report.page import (
@@ -35,7 +35,7 @@ def templates(material: Material) -> Html:
     kept = sum(attempt.kept for attempt in tried)
     best = (material.best or {}).get("id")
     head = paragraph(
-        f"{len(tried)} edits were tried and {kept} kept.",
+        f"{counted(len(tried), 'edit')} tried and {kept} kept.",
         f" Best template: {best}." if best else "",
     )
     parts = [head, lineage_tree(tried, best or ""), spend_and_looks(material.ledger)]

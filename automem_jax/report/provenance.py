@@ -27,13 +27,15 @@ def reproduce(material: Material) -> Html:
     """Hashes, versions, seeds, commands."""
     parts = [_hashes(material)]
     config = material.config
-    versions = (material.header or {}).get("versions") or {}
+    last = material.commands[-1] if material.commands else {}
+    versions = {"python": last["python"]} if last.get("python") else {}
+    versions |= (material.header or {}).get("versions") or last.get("versions") or {}
     if versions:
         parts.append(
             table(
                 ("package", "version"),
                 list(versions.items()),
-                "Versions, from a trace",
+                "Versions",
                 numeric=False,
             )
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from automem_jax.report.data import SCORES
 from automem_jax.report.figures import Point, dot_plot
-from automem_jax.report.formats import hundred, number, percent
+from automem_jax.report.formats import counted, hundred, number, percent
 from automem_jax.report.material import Material
 from automem_jax.report.page import Html, join, missing, paragraph, table
 
@@ -21,7 +21,7 @@ def recipes(material: Material) -> Html:
         (row["best"] for row in reversed(rows) if row.get("type") in ("end", "round")), None
     )
     accepted = [row for row in proposals if row["verdict"] == "accepted"]
-    head = f"{len(accepted)} recipes were tried, {len(proposals) - len(accepted)} refused."
+    head = f"{counted(len(accepted), 'recipe')} tried, {len(proposals) - len(accepted)} refused."
     parts: list[object] = [paragraph(head, f" Best: {best}." if best else "")]
     shown = [_recipe(row, rows) for row in accepted]
     columns = ("recipe", "why", "examples", "validation loss, rung by rung", "gate")

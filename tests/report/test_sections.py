@@ -100,7 +100,7 @@ def test_recipes_show_losses_verdicts_and_refusals():
         {"type": "end", "best": "r1"},
     ]  # fmt: skip
     text = recipes(material)
-    for words in ("1 recipes were tried, 1 refused. Best: r1.", "0.500, 0.250", "kept: better",
+    for words in ("1 recipe was tried, 1 refused. Best: r1.", "0.500, 0.250", "kept: better",
                   "rank is 0", "&lt;i&gt;more data", "r1 − base"):  # fmt: skip
         assert words in text, words
     assert material.data.tables["recipes"][1][0][:3] == ("r1", "base", "kept")
