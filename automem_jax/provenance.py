@@ -16,7 +16,8 @@ from typing import Any
 COMMANDS_FILE = "commands.jsonl"
 
 _PACKAGES = ("automem_jax", "jax", "flax", "optax", "numpy", "nle", "minihack", "craftax")
-_ADDRESS = re.compile(r"(?<=://)[^/@\s]*@")  # user and password of an address
+# An address in parts: what is kept is all but user, password, query and fragment, as public_url does.
+_ADDRESS = re.compile(r"(\w://)(?:[^/?#\s]*@)?([^?#\s]*)(?:[?#]\S*)?")
 _GIT_TIMEOUT_S = 10
 
 
@@ -27,7 +28,7 @@ def record_command(workdir: Path, arguments: Sequence[str]) -> None:
     """
     row = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": [_ADDRESS.sub("", argument) for argument in arguments],
+        "command": [_ADDRESS.sub(r"\1\2", argument) for argument in arguments],
         **source(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},

@@ -132,7 +132,7 @@ def test_attribution_shows_differences_and_that_the_base_stayed_itself():
 
 
 def test_commands_are_recorded_with_commit_and_versions_and_without_secrets(tmp_path):
-    address = "--config.policy.base_url=https://me:secret@host/v1"
+    address = "--config.policy.base_url=https://me:p@secret@host/v1?key=secret#secret"
     record_command(tmp_path, ["automem", "rollout", address])
     (row,) = map(json.loads, (tmp_path / "commands.jsonl").read_text().splitlines())
     assert row["command"][-1] == "--config.policy.base_url=https://host/v1"
