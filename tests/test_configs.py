@@ -9,7 +9,7 @@ import pytest
 from automem_jax.config import ConfigError, check, from_config_dict, seed_sets
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "recorded")
 # rank, alpha, targets, epochs, batch, examples, episodes to train on, evaluated episodes, step cap
 PAPER = {
     "qwen2_5_32b_crafter": (256, 512, "attention", 4, 32, 1597, 100, 10, 2_000),
@@ -77,3 +77,13 @@ def test_no_config_imports_jax():
     code += "assert 'jax' not in sys.modules"
     paths = [str(CONFIGS / f"{name}.py") for name in NAMES]
     subprocess.run([sys.executable, "-c", code, *paths], check=True, cwd=CONFIGS.parent)
+
+
+def test_a_recorded_config_is_the_one_that_was_written(tmp_path):
+    import dataclasses
+    import json
+
+    written = dataclasses.replace(load("qwen2_5_32b_crafter"), seed=7)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(dataclasses.asdict(written)))
+    assert load("recorded", str(path)) == written

@@ -12,6 +12,7 @@ ORDER = [
         "terminal",
         "progress",
         "live",
+        "provenance",
         "config",
         "sharding",
         "distributed",

@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from automem_jax import config as config_lib
 from automem_jax.files import write_json
 from automem_jax.policies.endpoint import public_url
+from automem_jax.provenance import record_command, shown_command
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DEFAULT_CONFIG = _REPOSITORY / "configs" / "quickstart.py"
@@ -78,6 +79,9 @@ def parse(
         raise UsageError(
             f"unexpected argument {rest[1 + len(positional)]!r}; flags are written --name=value"
         )
+    folder = str(_config_file(arguments).resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # where the modules of a user's own environment lie
     config = config_lib.from_config_dict(_CONFIG.value)
     config_lib.check(config)
     return Experiment(config, Path(FLAGS.workdir), tuple(rest[1:]))
@@ -85,20 +89,31 @@ def parse(
 
 def _with_config_file(arguments: list[str]) -> list[str]:
     """The arguments with --config=FILE among them, the default file where none was given."""
-    given = None
-    for index, argument in enumerate(arguments):
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config":
-            given = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
-    if given is None:
+    given = _config_file(arguments)
+    if given == _DEFAULT_CONFIG and not any(_is_config(a) for a in arguments):
         return [f"--config={_DEFAULT_CONFIG}", *arguments]
-    if not Path(given.partition(":")[0]).is_file():
-        raise UsageError(f"config file {given!r} does not exist; shipped ones are in configs/")
+    if not given.is_file():
+        raise UsageError(f"config file {str(given)!r} does not exist; shipped ones are in configs/")
     return arguments
 
 
+def _config_file(arguments: list[str]) -> Path:
+    """The config's file as the last --config gives it, without what is handed to it."""
+    given = str(_DEFAULT_CONFIG)
+    for index, argument in enumerate(arguments):
+        if _is_config(argument):
+            value = argument.partition("=")[2]
+            given = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
+    return Path(given.partition(":")[0])
+
+
+def _is_config(argument: str) -> bool:
+    return argument.lstrip("-").partition("=")[0] == "config"
+
+
 def record_config(experiment: Experiment) -> None:
-    """Writes config.json into the work directory, or checks that it is the same experiment.
+    """Writes config.json into the work directory, or checks that it is the same experiment; then adds
+    the command to commands.jsonl.
 
     Raises:
       ConfigError: the work directory was begun with another config; the first difference is named.
@@ -122,6 +137,7 @@ def record_config(experiment: Experiment) -> None:
     else:
         experiment.workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, now)
+    record_command(experiment.workdir, shown_command())
 
 
 _FREE_TO_CHANGE = frozenset(

@@ -23,6 +23,8 @@ STAGES = {
     "report": "write the HTML report of a work directory",
     "forecast": "episodes, calls, tokens, money and time of a run, before it is begun",
     "status": "how the runs of a work directory stand, alive or dead",
+    "compare": "several work directories on one page, paired where seeds are the same",
+    "export": "results in BALROG's format, with its summary table",
     "view": "play recorded episodes in a browser, or export them as one file",
     "template": "check, show, diff: memory templates, their prompts and differences",
     "memory": "export: the files of a recorded episode as they were after a step",

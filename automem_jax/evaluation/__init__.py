@@ -1,14 +1,13 @@
 """Held-out evaluation: scores with intervals, memory behaviour, results on disk."""
 
+from automem_jax.evaluation.balrog import export_balrog
 from automem_jax.evaluation.evaluate import Arm, evaluate, heldout_seeds, print_table
 from automem_jax.evaluation.metrics import PROBES, CueProbe, behaviour, probe_for
 from automem_jax.evaluation.results import (
     EpisodeResult,
     ResultsError,
     episode_result,
-    export_balrog,
     summarise,
-    write_json,
 )
 from automem_jax.evaluation.statistics import (
     PairedDifference,
@@ -41,5 +40,4 @@ __all__ = [
     "standard_error",
     "summarise",
     "summarise_scores",
-    "write_json",
 ]

@@ -9,8 +9,9 @@ from typing import IO, Any
 
 from automem_jax import terminal
 from automem_jax.config import ExperimentConfig, seed_sets
+from automem_jax.evaluation.balrog import export_balrog
 from automem_jax.evaluation.metrics import CueProbe
-from automem_jax.evaluation.results import export_balrog, summarise
+from automem_jax.evaluation.results import summarise
 from automem_jax.files import write_json
 
 
@@ -91,7 +92,7 @@ def evaluate(
     } | results
     write_json(workdir / "results.json", results)
     for name in names:
-        export_balrog(results, name, workdir / "evaluate" / name / "balrog")
+        export_balrog([results], name, workdir / "evaluate" / name / "balrog")
     return results
 
 
@@ -118,7 +119,7 @@ def print_table(results: Mapping[str, Any], file: IO[str] | None = None) -> None
         if not body:
             continue
         if not console.is_terminal:
-            print(_plain(head, body), file=file)
+            print(plain_table(head, body), file=file)
             continue
         table = Table(*head, title=title or None)
         for row in body:
@@ -167,7 +168,8 @@ def _difference_row(difference: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _plain(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in plain text, columns aligned."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = [
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))

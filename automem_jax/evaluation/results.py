@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 
 from automem_jax.evaluation.metrics import BehaviourCounter, CueCounter, CueProbe, probe_for
 from automem_jax.evaluation.statistics import paired_difference, summarise_scores
-from automem_jax.files import write_json
 from automem_jax.traces.schema import Step, Trace
 from automem_jax.traces.store import iter_traces
 
@@ -175,49 +174,6 @@ def summarise(
     }
 
 
-def export_balrog(results: Mapping[str, Any], arm: str, directory: str | os.PathLike) -> None:
-    """Writes one arm in BALROG's result layout, percentages as there.
-
-    `<env>/<task>/<task>_run_NN.json` an episode, `<env>/<env>_summary.json`, `summary.json`. One thing
-    differs and is marked by `standard_error_ddof`: standard errors use N - 1 where BALROG uses N.
-    """
-    entry = results["arms"][arm]
-    env = entry["env"]
-    directory = Path(directory)
-    by_task: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for episode in entry["episodes"]:
-        by_task[episode["task"]].append(episode)
-    tasks = {}
-    for task, episodes in by_task.items():
-        for number, episode in enumerate(sorted(episodes, key=lambda e: e["seed"])):
-            path = directory / env / task / f"{task}_run_{number:02d}.json"
-            write_json(path, _balrog_episode(episode, number))
-        tasks[task] = _percent([e["progression"] for e in episodes])
-    every = _percent([e["progression"] for e in entry["episodes"]])
-    tokens = entry["tokens"]
-    summary = {
-        **every,
-        "average_steps": sum(e["steps"] for e in entry["episodes"]) / entry["n"],
-        "tasks": tasks,
-        "input_tokens": tokens["prompt"],
-        "output_tokens": tokens["completion"],
-    }
-    write_json(directory / env / f"{env}_summary.json", summary)
-    write_json(
-        directory / "summary.json",
-        {
-            "Final score": every["progression_percentage"],
-            "standard_error": every["standard_error"],
-            "standard_error_ddof": 1,
-            "environments": {env: every},
-            "total_input_tokens": tokens["prompt"],
-            "total_output_tokens": tokens["completion"],
-            "client": entry["policy"],
-            "agent": {"type": "automem_jax", "template": entry["template"]},
-        },
-    )
-
-
 def _summarise_arm(
     name: str, directory: Path, probe: CueProbe | None, expected: Sequence[int] | None
 ) -> dict[str, Any]:
@@ -273,30 +229,4 @@ def _summarise_arm(
         "behaviour": behaviour.result(),
         "cue": cue.result() if cue else None,
         "episodes": [dataclasses.asdict(e) for e in ordered],
-    }
-
-
-def _balrog_episode(episode: Mapping[str, Any], number: int) -> dict[str, Any]:
-    return {
-        "task": episode["task"],
-        "action_frequency": episode["actions"],
-        "input_tokens": episode["tokens"]["prompt"],
-        "output_tokens": episode["tokens"]["completion"],
-        "num_steps": episode["steps"],
-        "episode_return": episode["episode_return"],
-        "progression": episode["progression"],
-        "done": not episode["failed"],
-        "failed": episode["failed"],
-        "end_reason": episode["end_reason"],
-        "seed": episode["seed"],
-        "process_num": number,
-    }
-
-
-def _percent(scores: Sequence[float]) -> dict[str, Any]:
-    summary = summarise_scores(scores, samples=1)
-    return {
-        "progression_percentage": 100 * summary.mean,
-        "standard_error": 100 * (summary.standard_error or 0.0),
-        "episodes_played": summary.n,
     }

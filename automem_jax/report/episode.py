@@ -228,7 +228,7 @@ def _percept(step: Step) -> list[Html]:
     else:
         parts.append(preformatted(percept["long_text"]))
     if percept.get("short_text"):
-        parts.append(preformatted(percept["short_text"]))
+        parts.append(details("Status", preformatted(percept["short_text"])))
     return parts
 
 

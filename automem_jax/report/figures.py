@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from automem_jax.report.page import Html, escape, tag
 
@@ -29,6 +31,7 @@ _STYLE = {
     "axes.grid.axis": "x",
 }
 _WIDTH_IN = 7.2
+_NARROW_IN = 3.9  # a phone's: drawn again, so that letters stay as large as the text around them
 
 # matplotlib draws in stand-in colours, which become CSS variables in the SVG.
 _VARIABLES = (
@@ -84,25 +87,9 @@ def dot_plot(
       description: what the figure shows, in words, for who cannot see it.
     """
     rows = [(title, list(points)) for title, points in groups.items() if points]
-    slots = sum(len(points) + 1 for _, points in rows)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(0.34 * slots + 0.75)
-        labels: list[tuple[float, str]] = []
-        at = 0.0
-        for title, points in rows:
-            if title:
-                axes.text(
-                    0, at, title, transform=axes.get_yaxis_transform(), va="center", color=_INK,
-                    fontweight="bold",
-                )  # fmt: skip
-            for point in points:
-                at += 1
-                labels.append((at, _short(point.label)))
-                _draw(axes, at, point)
-            at += 1
-        axes.set_ylim(at - 0.3, -0.6 if any(title for title, _ in rows) else 0.3)
-        axes.set_yticks([y for y, _ in labels], [text for _, text in labels])
-        axes.tick_params(axis="y", length=0)
+
+    def draw(narrow: bool) -> Figure:
+        figure, axes = _dots(rows, narrow)
         if limits:
             axes.set_xlim(*limits)
         if zero_line:
@@ -110,7 +97,39 @@ def dot_plot(
         axes.set_xlabel(axis)
         axes.grid(True, axis="x", color=_GRID, linewidth=0.7)
         axes.spines["left"].set_visible(False)
-        return _svg(figure, name, description)
+        return figure
+
+    return _drawn(name, draw, description)
+
+
+def _dots(rows: Sequence[tuple[str, Sequence[Point]]], narrow: bool) -> tuple[Figure, Any]:
+    """Labels stand at the left and notes at the right; where it is narrow, both above their row."""
+    slots = sum(len(points) * (1.7 if narrow else 1) + 1 for _, points in rows)
+    figure, axes = _axes(0.34 * slots + 0.75, narrow)
+
+    def write(x: float, y: float, text: str, **more: Any) -> None:
+        place = axes.get_yaxis_transform()
+        axes.text(x, y, text, transform=place, va="center", color=_INK, **more)
+
+    labels: list[tuple[float, str]] = []
+    at = 0.0
+    for title, points in rows:
+        if title:
+            write(0, at, title, fontweight="bold")
+        for point in points:
+            at += 1.7 if narrow else 1
+            if narrow:
+                write(0, at - 0.75, _short(point.label), fontsize=9)
+                write(1, at - 0.75, _short(point.note), fontsize=9, ha="right")
+            else:
+                labels.append((at, _short(point.label)))
+                write(1.01, at, _short(point.note), fontsize=9)
+            _draw(axes, at, point)
+        at += 1
+    axes.set_ylim(at - 0.3, -0.6 if any(title for title, _ in rows) else 0.3)
+    axes.set_yticks([y for y, _ in labels], [text for _, text in labels])
+    axes.tick_params(axis="y", length=0)
+    return figure, axes
 
 
 def _draw(axes, at: float, point: Point) -> None:
@@ -129,11 +148,6 @@ def _draw(axes, at: float, point: Point) -> None:
         markeredgewidth=1.6,
         markerfacecolor=_GROUND if point.hollow else colour,
     )
-    if point.note:
-        axes.text(
-            1.01, at, _short(point.note), transform=axes.get_yaxis_transform(), va="center",
-            color=_INK, fontsize=9,
-        )  # fmt: skip
 
 
 def line_plot(
@@ -143,8 +157,9 @@ def line_plot(
     description: str,
 ) -> Html:
     """Curves of (x, y, colour) by title; where there are many points, thin, with a moving mean on top."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(3.2)
+
+    def draw(narrow: bool) -> Figure:
+        figure, axes = _axes(3.2, narrow)
         styles = ("-", "--", "-.", ":")
         for index, (title, (x, y, colour)) in enumerate(series.items()):
             shade = _STAND_IN[colour]
@@ -164,9 +179,12 @@ def line_plot(
         axes.set_xlabel(axes_labels[0])
         axes.set_ylabel(axes_labels[1])
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.grid(True, axis="y", color=_GRID, linewidth=0.7)
         axes.legend(frameon=False, labelcolor=_INK)
-        return _svg(figure, name, description)
+        return figure
+
+    return _drawn(name, draw, description)
 
 
 def _moving_mean(values: Sequence[float], window: int) -> list[float]:
@@ -176,8 +194,9 @@ def _moving_mean(values: Sequence[float], window: int) -> list[float]:
     ]
 
 
-def _axes(height_in: float):
-    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+def _axes(height_in: float, narrow: bool) -> tuple[Figure, Any]:
+    width_in = _NARROW_IN if narrow else _WIDTH_IN
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
     figure.patch.set_alpha(0)
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
@@ -198,7 +217,15 @@ def _short(text: str) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _svg(figure: Figure, name: str, description: str) -> Html:
+def _drawn(name: str, draw: Callable[[bool], Figure], description: str) -> Html:
+    """The figure for a broad and for a narrow page; page.css shows one of them."""
+    with matplotlib.rc_context(_STYLE):
+        broad = _svg(draw(False), name, "broad", description)
+        narrow = _svg(draw(True), f"{name}-narrow", "narrow", description)
+    return tag("figure", broad, narrow, tag("figcaption", description))
+
+
+def _svg(figure: Figure, name: str, cls: str, description: str) -> Html:
     """The drawing alone: no prolog or metadata, ids prefixed by the figure's name."""
     buffer = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -210,6 +237,5 @@ def _svg(figure: Figure, name: str, description: str) -> Html:
     svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     for variable, stand_in in _STAND_IN.items():
         svg = svg.replace(stand_in, f"var({variable})")
-    label = f'<svg role="img" aria-label="{escape(description)}" '
-    svg = svg.replace("<svg ", label, 1)
-    return tag("figure", Html(svg), tag("figcaption", description))
+    label = f'<svg class="{cls}" role="img" aria-label="{escape(description)}" '
+    return Html(svg.replace("<svg ", label, 1))

@@ -7,8 +7,8 @@ from typing import Any
 
 from automem_jax.architect.ledger import looks_at_seeds
 from automem_jax.report.attempts import Attempt
+from automem_jax.report.formats import interval, percent
 from automem_jax.report.page import Html, join, paragraph, table, tag
-from automem_jax.report.sections import interval, percent
 
 
 def lineage_tree(tried: Sequence[Attempt], best: str = "") -> Html:

@@ -9,6 +9,7 @@ from typing import Any
 from automem_jax.report.attempts import Attempt, attempts
 from automem_jax.report.chosen import selection_details
 from automem_jax.report.figures import line_plot
+from automem_jax.report.formats import counted, interval, percent
 from automem_jax.report.lineage import lineage_tree, spend_and_looks
 from automem_jax.report.material import Material, Selection, kind_style
 from automem_jax.report.page import (
@@ -21,7 +22,6 @@ from automem_jax.report.page import (
     table,
     tag,
 )
-from automem_jax.report.sections import interval, percent
 
 MAX_DIFF_LINES = 400
 _WINS = "better / worse / same"
@@ -35,7 +35,7 @@ def templates(material: Material) -> Html:
     kept = sum(attempt.kept for attempt in tried)
     best = (material.best or {}).get("id")
     head = paragraph(
-        f"{len(tried)} edits were tried and {kept} kept.",
+        f"{counted(len(tried), 'edit')} tried and {kept} kept.",
         f" Best template: {best}." if best else "",
     )
     parts = [head, lineage_tree(tried, best or ""), spend_and_looks(material.ledger)]
@@ -77,7 +77,13 @@ def training(material: Material) -> Html:
             "levels are not to be compared."
         )
         labels = ("optimizer step", "loss a supervised token, nats")
+        rows = [
+            (kind, row.get("step"), row.get("loss"))
+            for kind, run in material.trainings.items()
+            for row in run.metrics
+        ]
         parts.append(line_plot("loss", series, labels, text))
+        parts.append(material.data.keep("loss", ("training", "step", "loss"), rows))
     else:
         parts.append(missing("No step has been logged yet."))
     facts = ("items", "dropped", "shortened", "steps", "final_loss", "fill")

@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from automem_jax.provenance import COMMANDS_FILE
+from automem_jax.report.data import DataFiles
 from automem_jax.traces.schema import Trace, TraceError
 from automem_jax.traces.store import list_traces, read_trace
 
@@ -99,6 +101,13 @@ class Material:
     timing: dict[str, float] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
     header: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    attribution: dict[str, Any] | None = None
+    recipes: list[dict[str, Any]] = field(default_factory=list)
+    online: dict[str, Any] | None = None
+    forecast: dict[str, Any] | None = None
+    commands: list[dict[str, Any]] = field(default_factory=list)
+    data: DataFiles = field(default_factory=DataFiles)
     problems: list[str] = field(default_factory=list)
 
     def arms(self) -> dict[str, dict[str, Any]]:
@@ -107,6 +116,13 @@ class Material:
         order = [arm.name for arm in _ARMS]
         names = [n for n in order if n in arms] + [n for n in arms if n not in order]
         return {name: arms[name] for name in names}
+
+    def level(self) -> str:
+        """The level of the results' intervals in words, "95 %"."""
+        confidence = (self.results or {}).get("confidence")
+        if confidence is None:
+            confidence = ((self.config or {}).get("evaluation") or {}).get("confidence", 0.95)
+        return f"{100 * confidence:g} %"
 
     def difference(self, arm: str, baseline: str) -> dict[str, Any] | None:
         """The paired difference arm - baseline, turned round where it was taken the other way."""
@@ -146,6 +162,12 @@ def read_material(workdir: Path) -> Material:
     found.ledger = list(_lines(found, "evolve/ledger.jsonl"))
     timing = _mapping(found, "timing.json") or {}
     found.timing = dict(timing.get("stages") or {})
+    found.usage = _mapping(found, "usage.json")
+    found.attribution = _mapping(found, "attribution.json")
+    found.recipes = list(_lines(found, "recipes/ledger.jsonl"))
+    found.online = _mapping(found, "online.json")
+    found.forecast = _mapping(found, "forecast.json")
+    found.commands = list(_lines(found, COMMANDS_FILE))
     for kind in _kinds(workdir / "select"):
         report = _mapping(found, f"select/{kind}/selection.json")
         if report is not None:

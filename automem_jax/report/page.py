@@ -30,7 +30,12 @@ def escape(value: object) -> Html:
     """Text as HTML text or attribute value; invisible and control characters become visible."""
     if isinstance(value, Html):
         return value
-    return Html(html.escape(_INVISIBLE.sub(_visible, str(value).replace("\r\n", "\n")), quote=True))
+    return Html(html.escape(visible(str(value)), quote=True))
+
+
+def visible(text: str) -> str:
+    """Text whose invisible and control characters are shown as signs; tabs and line ends stay."""
+    return _INVISIBLE.sub(_visible, text.replace("\r\n", "\n"))
 
 
 def _visible(match: re.Match[str]) -> str:

@@ -1,8 +1,9 @@
-"""Sections on what a run cost, and on what it takes to get it again."""
+"""The section on what it takes to get a run again."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from automem_jax.config import ConfigError, config_hash, from_config_dict, seed_sets
@@ -19,80 +20,65 @@ from automem_jax.report.page import (
     tag,
 )
 
-_STAGES = ("evolve", "rollout", "select", "train", "evaluate", "report")
-
-
-def cost(material: Material) -> Html:
-    """Tokens by directory of traces, and seconds by stage."""
-    parts = []
-    if material.groups:
-        kinds = ("prompt", "completion", "calls")
-        rows = [
-            (g.name, f"{g.episodes:,}", f"{g.steps:,}", *(f"{g.tokens[k]:,}" for k in kinds))
-            for g in material.groups
-        ]
-        total = [sum(g.tokens[k] for g in material.groups) for k in kinds]
-        episodes, steps = (
-            sum(getattr(g, n) for g in material.groups) for n in ("episodes", "steps")
-        )
-        rows.append(("all", f"{episodes:,}", f"{steps:,}", *(f"{n:,}" for n in total)))
-        head = ("traces", "episodes", "steps", "prompt tokens", "completion tokens", "model calls")
-        parts.append(table(head, rows, "Tokens, from the traces of finished episodes"))
-    else:
-        parts.append(missing("No finished episodes yet."))
-    if material.timing:
-        whole = sum(material.timing.values())
-        rows = [
-            (name, _seconds(s), f"{100 * s / whole:.0f} %" if whole else "-")
-            for name, s in material.timing.items()
-        ]
-        rows.append(("all", _seconds(whole), "100 %" if whole else "-"))
-        parts.append(table(("stage", "time", "share"), rows, "Time, interrupted runs included"))
-    else:
-        parts.append(missing("No stage times recorded yet."))
-    return join(parts)
+_COMMANDS_SHOWN = 20
 
 
 def reproduce(material: Material) -> Html:
     """Hashes, versions, seeds, commands."""
     parts = [_hashes(material)]
     config = material.config
-    versions = (material.header or {}).get("versions") or {}
+    last = material.commands[-1] if material.commands else {}
+    versions = {"python": last["python"]} if last.get("python") else {}
+    versions |= (material.header or {}).get("versions") or last.get("versions") or {}
     if versions:
         parts.append(
             table(
                 ("package", "version"),
                 list(versions.items()),
-                "Versions, from a trace",
+                "Versions",
                 numeric=False,
             )
         )
     seeds = _seeds(config)
     if seeds:
         parts.append(table(("seed set", "seeds"), seeds, "Seeds", numeric=False))
-    workdir = tag("code", "WORKDIR")
-    name = (config or {}).get("name")
-    commands = "\n".join(
-        [
-            f"automem {stage} --config=CONFIG --workdir=WORKDIR"
-            for stage in ("pipeline", "evaluate", "report")
-        ]
-    )
-    parts.append(tag("h3", "Commands"))
-    parts.append(
-        paragraph(
-            f"With CONFIG the file of this experiment ({name or 'see config.json'}) and ", workdir,
-            " a directory: the whole loop; its evaluation alone; this page alone. Stages: "
-            + ", ".join(_STAGES) + ". Finished work is kept.",
-        )
-    )  # fmt: skip
-    parts.append(preformatted(commands))
+    parts += [tag("h3", "Commands"), *_commands(material)]
     if config:
         text = json.dumps(config, indent=1, ensure_ascii=False)
         parts.append(details("The whole configuration (config.json)", preformatted(text)))
     else:
         parts.append(missing("No config.json in the work directory."))
     return join(parts)
+
+
+def _commands(material: Material) -> list[Html]:
+    """The commands that made this, and the one that makes it again."""
+    again = "automem pipeline --config=configs/recorded.py:WORKDIR/config.json --workdir=NEW"
+    parts = [
+        paragraph(
+            "The same experiment in a new directory, from the configuration recorded in this one:"
+        ),
+        preformatted(again),
+        paragraph(
+            "A stage alone is asked for in place of pipeline (evolve, rollout, select, train, evaluate, "
+            "report); what is finished in a directory is kept.",
+            cls="quiet",
+        ),
+    ]
+    if not material.commands:
+        return [*parts, missing("The commands that were run are not recorded here.")]
+    rows = []
+    for row in material.commands[-_COMMANDS_SHOWN:]:
+        commit = str(row.get("commit") or "-")[:12] + (" + changes" if row.get("changed") else "")
+        command = " ".join(shlex.quote(str(word)) for word in row.get("command") or ())
+        rows.append((row.get("time", "-"), tag("code", command), tag("code", commit)))
+    caption = "Commands run in this directory"
+    if len(material.commands) > _COMMANDS_SHOWN:
+        caption += f", the last {_COMMANDS_SHOWN} of {len(material.commands)}"
+    return [
+        *parts,
+        table(("time (UTC)", "command", "source commit"), rows, caption, numeric=False),
+    ]
 
 
 def _hashes(material: Material) -> Html:
@@ -142,11 +128,3 @@ def _seeds(config: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 def _code(value: object) -> Html:
     return tag("code", value)
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -6,7 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from automem_jax.files import write_atomically
-from automem_jax.report import episode, loops, provenance, sections
+from automem_jax.report import (
+    attribution,
+    cost,
+    episode,
+    loops,
+    provenance,
+    searches,
+    sections,
+    summary,
+)
+from automem_jax.report.data import data_folder
 from automem_jax.report.material import Material, read_material
 from automem_jax.report.page import Html, join, missing, page, paragraph, tag
 
@@ -14,27 +24,32 @@ REPORT_FILE = "report.html"
 
 # (anchor, title, how its body is made) of every section, in the order shown.
 SECTIONS: tuple[tuple[str, str, Callable[[Material], Html]], ...] = (
-    ("summary", "Summary", sections.summary),
+    ("summary", "Summary", summary.summary),
     ("progression", "Progression", sections.progression),
     ("behaviour", "Behaviour", sections.behaviour),
-    ("cue", "The cue", sections.cue),
-    ("templates", "Template edits", loops.templates),
+    ("cue", "Cue", sections.cue),
+    ("templates", "Templates", loops.templates),
     ("selection", "Selection", loops.selection),
     ("training", "Training", loops.training),
+    ("recipes", "Recipes", searches.recipes),
+    ("online", "Online", searches.online),
+    ("attribution", "Attribution", attribution.attribution),
     ("episode", "Episode", episode.episode),
-    ("cost", "Cost", provenance.cost),
+    ("cost", "Cost", cost.cost),
+    ("forecast", "Forecast", cost.forecast),
     ("reproduce", "Reproduce", provenance.reproduce),
 )
 
 
 def write_report(workdir: str | Path, out: str | Path | None = None) -> Path:
-    """Writes one self-contained HTML page on what the stages left in `workdir`.
+    """Writes one self-contained HTML page on what the stages left in `workdir`, and beside it a folder
+    with the numbers of its figures as CSV and JSON.
 
     A stage that has not run yet gets a line that says so; a file that cannot be read is named in the
     page, and the rest is shown.
 
     Args:
-      out: where the page goes; WORKDIR/report.html unless given.
+      out: where the page goes; WORKDIR/report.html unless given, and then report_data/.
 
     Returns:
       The page's path.
@@ -47,11 +62,13 @@ def write_report(workdir: str | Path, out: str | Path | None = None) -> Path:
         raise NotADirectoryError(
             f"work directory {str(workdir)!r} does not exist; name one that a stage wrote"
         )
+    path = Path(out) if out is not None else workdir / REPORT_FILE
     material = read_material(workdir)
+    material.data.folder = data_folder(path)
     bodies = [(anchor, title, _body(make, material)) for anchor, title, make in SECTIONS]
     name = (material.config or {}).get("name") or (material.results or {}).get("experiment")
     title = f"AutoMem report: {name or workdir.resolve().name}"
-    path = Path(out) if out is not None else workdir / REPORT_FILE
+    material.data.write(path)
     write_atomically(path, page(title, _subtitle(material), bodies))
     return path
 

@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from automem_jax.agent.window import WindowAgent
 from automem_jax.envs.base import Percept, TextEnv
 from automem_jax.policies.base import Policy
 from automem_jax.progress import Progress
+from automem_jax.provenance import version
 from automem_jax.text.messages import Completion, Request, RequestKey, SamplingSettings
 from automem_jax.traces.store import TraceError, TraceWriter, read_trace
 
@@ -186,7 +186,7 @@ class _Run:
         self._answered = False
         self._silent_waves = 0
         self._described = policy.describe()
-        self._versions = {name: _version(name) for name in _VERSIONED}
+        self._versions = {name: version(name) for name in _VERSIONED}
 
     def episode_id(self, seed: int) -> str:
         return f"{self.spec.task}-{seed}"
@@ -446,10 +446,3 @@ def _comparable(header: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in header.items() if name != "versions"}
     policy = header.get("policy") or {}
     return kept | {"policy": {name: policy[name] for name in policy if name != "base_url"}}
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -13,6 +13,7 @@ from automem_jax.evaluation import (
     print_table,
     summarise,
 )
+from automem_jax.evaluation.balrog import summary_table
 from automem_jax.files import write_json
 
 FAST = {"samples": 200}
@@ -107,7 +108,7 @@ def test_balrog_layout_and_percentages(tmp_path):
                 reward=value,
             )
     results = summarise({"a": tmp_path / "a"}, **FAST)
-    export_balrog(results, "a", tmp_path / "out")
+    export_balrog([results], "a", tmp_path / "out")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["Final score"] == 50.0
     assert summary["environments"]["toy"]["episodes_played"] == 4
@@ -117,6 +118,26 @@ def test_balrog_layout_and_percentages(tmp_path):
     run = json.loads((tmp_path / "out" / "toy" / "Maze-v0" / "Maze-v0_run_00.json").read_text())
     assert (run["seed"], run["num_steps"], run["episode_return"]) == (42, 2, 1.0)
     assert run["action_frequency"] == {"north": 2}
+
+
+def test_balrog_export_of_several_environments(tmp_path):
+    results = []
+    for env, value in (("nethack", 0.0), ("minihack", 1.0)):
+        for seed in (1, 2, 3):
+            write_episode(
+                tmp_path / env, seed, [step("x")], progression=value * (seed > 1), task=env, env=env
+            )
+        results.append(summarise({"a": tmp_path / env}, **FAST))
+    summary = export_balrog(results, "a", tmp_path / "out")
+    assert list(summary["environments"]) == ["nle", "minihack"]
+    assert (tmp_path / "out" / "nle" / "nethack" / "nethack_run_02.json").exists()
+    table = (tmp_path / "out" / "summary.md").read_text()
+    assert "| minihack | 3 | 66.67 | 33.33 |" in table and "| all episodes | 6 | 33.33 |" in table
+    assert summary_table(summary) + "\n" == table
+    with pytest.raises(ResultsError, match="seed 1 of 'nethack' is in two"):
+        export_balrog([results[0], results[0]], "a", tmp_path / "twice")
+    with pytest.raises(ResultsError, match="no arm 'b'; name one of a"):
+        export_balrog(results, "b", tmp_path / "none")
 
 
 def test_evaluate_runs_arms_on_heldout_seeds_and_writes_results(tmp_path):

@@ -95,10 +95,11 @@ def write_episode(
     template=None,
     reward=0.0,
     system="instructions",
+    env="toy",
 ):
     """Writes one finished trace and returns its path."""
     header = {
-        "env": "toy",
+        "env": env,
         "task": task,
         "seed": seed,
         "run_seed": 0,

@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -15,20 +13,6 @@ import viewer_workdir
 from automem_jax.viewer.export import export
 from automem_jax.viewer.library import Library
 from automem_jax.viewer.server import ViewerServer
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        # a container's root user has no sandbox; the pages are our own
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,38 +51,16 @@ def url(request):
 
 
 @pytest.fixture
-def open_page(browser):
-    """Opens pages that must leave no error, ask nobody else, and run nothing of a trace's."""
-    contexts, problems, asked = [], [], []
+def open_page(open_watched):
+    """Opens a watched page and waits until its episodes are there."""
 
-    def open_page(url, width=1280, height=800, scheme="light"):
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme=scheme,
-            permissions=["clipboard-read", "clipboard-write"] if url.startswith("http") else [],
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        page.on(
-            "console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None
-        )
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("dialog", lambda dialog: problems.append(dialog.message))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(url)
+    def open_page(url, **how):
+        page = open_watched(url, **how)
         page.locator(".lane .facts .at").first.wait_for()
         until(lambda: page.evaluate("app.lanes.every((lane) => lane.data.complete)"))
         return page
 
-    yield open_page
-    for context in contexts:
-        for page in context.pages:
-            assert page.evaluate("window.owned") is None
-        context.close()
-    assert problems == []
-    own = ("http://127.0.0.1:", "file://", "blob:", "data:")
-    assert [url for url in asked if not url.startswith(own)] == []
+    return open_page
 
 
 def until(true):
@@ -267,8 +229,7 @@ def test_exported_file_needs_nobody(exported):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-def test_accessible_in_every_view(served, open_page, width, scheme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core here")
+def test_accessible_in_every_view(served, open_page, serious_violations, width, scheme):
     page = open_page(served, width=width, scheme=scheme)
     page.locator("#slider").fill("7")
     at(page, "step 7")
@@ -285,9 +246,7 @@ def test_accessible_in_every_view(served, open_page, width, scheme):
     found = []
     for view in views:
         view()
-        for violation in axe.Axe().run(page).response["violations"]:
-            if violation["impact"] in ("serious", "critical"):
-                found.append([violation["id"], [n["html"][:120] for n in violation["nodes"][:3]]])
+        found += serious_violations(page)
     assert found == [], json.dumps(found, indent=1)
 
 
