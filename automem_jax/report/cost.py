@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from automem_jax.forecast import compare
 from automem_jax.report.formats import dollars, number, seconds
 from automem_jax.report.material import Group, Material
 from automem_jax.report.page import Html, join, missing, paragraph, table
@@ -82,55 +83,30 @@ def cost(material: Material) -> Html:
 
 
 def forecast(material: Material) -> Html:
-    """What was forecast, stage by stage, beside what is known by now."""
-    rows = (material.forecast or {}).get("stages") or (material.forecast or {}).get("rows")
-    if not rows:
-        return missing("No forecast: forecast.json is not in the work directory.")
-    actual = _actual(material)
-    shown = [
-        (
-            row["stage"],
-            *(_range(row.get(name)) for name in _FORECAST),
-            seconds(actual.get(row["stage"])),
+    """What was forecast, stage by stage, beside what the stages took so far."""
+    compared = compare(material.workdir)
+    if not compared:
+        return missing(
+            "No forecast: `automem forecast` with this --workdir makes one before a run."
         )
-        for row in rows
-    ]
-    head = ("stage", *_FORECAST.values(), "time taken")
-    text = (
-        "Expected figures with their low and high bounds in brackets, made before the run. The last "
-        "column is what the stage really took."
-    )
-    return join([table(head, shown, "Forecast and time taken"), paragraph(text, cls="quiet")])
+    columns = ("stage", "quantity", "low", "expected", "high", "actual", "inside")
+    rows = [tuple(getattr(one, name) for name in columns) for one in compared]
+    shown = [
+        (f"{stage}: {quantity.replace('_', ' ')}", *map(_rounded, (expected, low, high, actual)),
+         "-" if inside is None else "yes" if inside else "no")
+        for stage, quantity, low, expected, high, actual, inside in rows
+    ]  # fmt: skip
+    head = ("stage and quantity", "expected", "low", "high", "so far", "inside")
+    known = [one for one in compared if one.inside is not None]
+    told = f"{sum(one.inside for one in known)} of {len(known)} figures that are known lie inside."
+    links = material.data.keep("forecast", columns, rows)
+    return join([paragraph(told), table(head, shown, "Forecast and what was taken"), links])
 
 
-_FORECAST = {
-    "episodes": "episodes",
-    "calls": "calls",
-    "prompt_tokens": "prompt tokens",
-    "generated_tokens": "generated tokens",
-    "dollars": "US dollars",
-    "accelerator_hours": "accelerator hours",
-    "seconds": "seconds",
-}
-
-
-def _range(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return number(value)
-    low, expected, high = (value.get(name) for name in ("low", "expected", "high"))
-    if low == expected == high:
-        return number(expected)
-    return f"{number(expected)} [{number(low)}, {number(high)}]"
-
-
-def _actual(material: Material) -> dict[str, float]:
-    """Seconds by stage, and by the first word of a stage ("rollout" of "rollout collect")."""
-    found = dict(material.timing)
-    for name, value in material.timing.items():
-        first = name.split()[0]
-        if first != name:
-            found[first] = found.get(first, 0.0) + value
-    return found
+def _rounded(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.3g}"
 
 
 def _tokens(material: Material) -> Html:

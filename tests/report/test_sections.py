@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from automem_jax.architect.gate import judge
+from automem_jax.files import write_json
 from automem_jax.provenance import record_command, source
 from automem_jax.report import write_report
 from automem_jax.report.attribution import attribution
@@ -71,14 +72,20 @@ def test_money_is_that_of_servers_and_of_the_architect():
     assert "<b>m" not in cost(material) and "servers" in material.data.tables
 
 
-def test_forecast_stands_beside_the_time_taken():
-    material = Material(None)
-    assert "No forecast" in forecast(material)
-    band = {"low": 1, "expected": 2, "high": 4}
-    material.forecast = {"stages": [{"stage": "evolve", "episodes": band, "seconds": 60.0}]}
-    material.timing = {"evolve": 61.5}
+def test_forecast_stands_beside_what_was_taken(tmp_path):
+    assert "No forecast" in forecast(read_material(tmp_path))
+    band = {"low": 10.0, "expected": 60.0, "high": 100.0}
+    row = {"stage": "evolve", "episodes": band | {"high": 4000.0}, "seconds": band}
+    write_json(tmp_path / "forecast.json", {"schema": 1, "rows": [row], "chips": 0})
+    write_json(tmp_path / "timing.json", {"stages": {"evolve": 101.5}})
+    material = read_material(tmp_path)
     text = forecast(material)
-    assert "2 [1, 4]" in text and "60.000" in text and "61.5 s" in text
+    assert "evolve: seconds" in text and "4,000" in text and "0 of 2 figures" in text
+    kept = {row[:2]: row[-2:] for row in material.data.tables["forecast"][1]}
+    assert kept["evolve", "seconds"] == (101.5, False) and kept["evolve", "episodes"] == (
+        None,
+        None,
+    )
 
 
 def _gate(scores):
