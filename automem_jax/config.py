@@ -154,13 +154,14 @@ class SeedsConfig:
 class GateConfig:
     """How a candidate template is judged on the gate seeds, see architect.gate.
 
-    Pairs are added `batch` at a time. A candidate is dropped early where the mean difference is surely
-    below `min_gain`, or its chance to be kept in the pairs left falls below `futility` (0: never).
+    Pairs are added `batch` at a time, half as many where a candidate is nearly kept. It is dropped early
+    where the mean difference is surely below `min_gain`, or its chance to be kept in the pairs left falls
+    below `futility` (0: never).
     """
 
     batch: int = 8
     min_gain: float = 0.01
-    futility: float = 0.05
+    futility: float = 0.1
 
 
 @dataclass(frozen=True)
