@@ -205,11 +205,12 @@ class ReviewConfig:
 class ArchitectConfig:
     """Loop 1. `kind` catalog (offline, documented edits) or api (`api` says which server).
 
-    `search` attempts: so many attempts a revision, from the best template so far; population: as many
-    proposals in all, from a pool of templates that win some seeds. All together a template without
-    an effect is kept with a chance of 1 - `confidence` at most. `price` prices api.model where
-    api.prices names no file. `replay` is a recorded conversation, or a directory of them
-    (WORKDIR/evolve/conversations): the api architect then answers from it, without a network.
+    `search` attempts: so many attempts a revision from the best template so far, fresh ones and their
+    continuations in turn; population: as many proposals in all, from a pool of templates that win some
+    seeds. All together a template without an effect is kept with a chance of 1 - `confidence` at most.
+    `price` prices api.model where api.prices names no file. `replay` is a recorded conversation, or a
+    directory of them (WORKDIR/evolve/conversations): the api architect then answers from it, without a
+    network.
     """
 
     kind: str = "catalog"

@@ -1,7 +1,8 @@
 """Which template is changed next, and which changes are judged: fresh attempts, or a population.
 
 attempts    as in the paper: a revision starts from the best template so far and takes so many
-            attempts, each told what the ones before it did (a continuation), until one is kept.
+            attempts until one is kept, a fresh one and its continuation in turn, each told what the
+            ones before it did and what came of it.
 population  a pool of templates, all played on the search seeds. Parents are drawn from those that win
             some seed; two of them that have changed different things are merged, which asks no architect.
             A proposal is played on a few search seeds first, and on all if it does better than its parent

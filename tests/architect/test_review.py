@@ -479,6 +479,25 @@ def test_evolve_with_a_server_and_no_key_in_any_file_or_log(tmp_path, kind, capl
     assert all(SECRET not in json.dumps(r.body) for r in server.received)
 
 
+def test_the_model_is_told_what_an_attempt_is_and_what_became_of_the_others(tmp_path, kind):
+    patches = [[{"op": "replace", "path": "/phases/plan/max_turns", "value": n}] for n in (7, 8, 9)]
+    script = [
+        says(kind, submit(TEMPLATE, template_json=None, patch=patch, diagnosis=f"guess {number}"))
+        for number, patch in enumerate(patches, 1)
+    ]
+    with LoopbackServer(script) as server:
+        settled = dataclasses.replace(settings(kind, server), attempts=3)
+        config = dataclasses.replace(make_config(), architect=settled)
+        evolve(config, tmp_path, run_template, architect(kind, server))
+    told = [last_text(received) for received in server.received]
+    assert [text.count("not kept") for text in told] == [0, 1, 1]
+    assert "attempt 1: review" in told[0] and "This is a fresh attempt." in told[0]
+    assert "attempt 2: review" in told[1] and "a continuation of attempt 1" in told[1]
+    assert "attempt 3: review" in told[2] and "a fresh attempt: those before it" in told[2]
+    assert '"verdict": "dropped"' in told[1] and "guess 1" in told[1] and "guess 1" not in told[0]
+    assert "guess 2" in told[2] and '"mean_difference"' in told[2]
+
+
 def scripted_model(kind):
     """A model whose next call follows from how far its conversation is, as a real one's would."""
     looks = [use("list_episodes"), use("show_template"), use("search_traces", text="lichen")]
