@@ -37,6 +37,7 @@ PRIOR_SD = 0.4  # of a paired difference, until the data tell
 PRIOR_PAIRS = 8  # that PRIOR_SD is worth
 GROWTH = 0.6  # of the growth-optimal stake: the least that is staked
 LEAST_MEAN = 0.1  # gain that a growth bet reckons with before the data tell
+LEAST_SHARE = 0.3  # of the wealth that a test gets, however many candidates may come
 _GRID = 401
 _MEANS = np.linspace(-1.0, 1.0, _GRID)  # M
 
@@ -206,7 +207,7 @@ class AlphaWealth:
 
     def stake(self) -> float:
         """The level of the next candidate's test: all for the last one, the more the fewer are left."""
-        return self.wealth * min(1.0, 3.0 / (max(1, self.left) + 2.0))
+        return self.wealth * min(1.0, max(LEAST_SHARE, 3.0 / (max(1, self.left) + 2.0)))
 
     def settle(self, kept: bool, capital: float) -> None:
         """Takes the outcome of the test at `stake()`: its bettor's last capital."""

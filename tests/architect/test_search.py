@@ -12,6 +12,7 @@ from automem_jax.architect.merge import merge_names, merge_templates
 from automem_jax.architect.pool import Member, Pool
 from automem_jax.architect.proposal import checked
 from automem_jax.config import BudgetConfig
+from automem_jax.report.attempts import attempts
 
 
 def changed(name, parent=TEMPLATE, **places):
@@ -154,4 +155,13 @@ def test_a_population_goes_on_where_it_stopped(tmp_path, config):
 def test_the_toy_template_is_found_in_population_mode_too(tmp_path):
     best = evolve(make_config(search="population"), tmp_path, run_template)
     assert shows_notes(best)
+    # Four search seeds make no clear lead, so it is judged when all proposals are made.
+    joined, judged = (row for row in rows(tmp_path) if row["template"] == best.id)
+    assert (joined["gate"], joined["pooled"], judged["verdict"]) == (None, True, "kept")
+    assert joined["template_hash"] == judged["template_hash"] and judged["against"] == TEMPLATE.id
+    (told,) = (a for a in attempts(rows(tmp_path)) if a.template == best.id)
+    assert told.kept and told.diagnosis == joined["diagnosis"] and told.gate == judged["gate"]
+    before = (tmp_path / "evolve" / "ledger.jsonl").read_bytes()
+    assert evolve(make_config(search="population"), tmp_path, run_template) == best
+    assert (tmp_path / "evolve" / "ledger.jsonl").read_bytes() == before
     assert json.loads((tmp_path / "evolve" / "best.json").read_text())["id"] == best.id
