@@ -19,6 +19,7 @@ from scripted_api import (
     propose,
     says,
     settings,
+    streamed,
     submit,
     tool_names,
     use,
@@ -36,10 +37,18 @@ from automem_jax.architect import ArchitectError, NoProposal, evolve
 from automem_jax.architect.budget import BudgetSpent
 from automem_jax.architect.clients import OpenAIApi
 from automem_jax.architect.conversation import MAX_CALLS, MAX_SILENT
+from automem_jax.architect.ledger import read_ledger
 from automem_jax.architect.recorded import Recorder, ReplayError
 from automem_jax.architect.review import ApiArchitect, describe_request, system_prompt
 from automem_jax.architect.tools import MAX_SUBMISSIONS
-from automem_jax.config import ArchitectConfig, ConfigError, PolicyConfig, PriceConfig, ReviewConfig
+from automem_jax.config import (
+    ArchitectConfig,
+    BudgetConfig,
+    ConfigError,
+    PolicyConfig,
+    PriceConfig,
+    ReviewConfig,
+)
 from automem_jax.policies.loopback import LoopbackServer, Reply
 
 # --- the conversation -----------------------------------------------------------------------------
@@ -468,6 +477,7 @@ def test_evolve_with_a_server_and_no_key_in_any_file_or_log(tmp_path, kind, capl
         says(kind, use("search_traces", text=SECRET)),
         says(kind, submit(TEMPLATE, diagnosis=f"key {SECRET} seen")),
     ]
+    script = [streamed(kind, reply) for reply in script]  # the key may come in two pieces
     with LoopbackServer(script) as server:
         config = dataclasses.replace(make_config(), architect=settings(kind, server))
         best = evolve(config, tmp_path, run_template, architect(kind, server))
@@ -550,6 +560,34 @@ def test_a_killed_evolution_and_a_replayed_one_end_with_the_same_ledger(
     record = tmp_path / "whole" / "evolve" / "conversations"
     offline = dataclasses.replace(config.architect, replay=str(record))
     assert run(tmp_path / "r", dataclasses.replace(config, architect=offline)) == expected
+
+
+@pytest.mark.parametrize(
+    ("cap", "asked"),
+    [({"dollars": 0.02}, 0), ({"tokens": 3_000}, 0), ({"episodes": 10}, 4), ({"wall_s": 1e-6}, 0)],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_every_cap_ends_the_run_before_it_is_passed_and_a_higher_one_goes_on(tmp_path, cap, asked):
+    ((name, limit),) = cap.items()
+    with LoopbackServer(scripted_model("openai")) as server:
+        price = PriceConfig(input=3.0, output=15.0)
+        free = dataclasses.replace(make_config(), architect=settings("openai", server, price=price))
+        evolve(free, tmp_path / "free", run_template)
+        architect = dataclasses.replace(free.architect, budget=BudgetConfig(**cap))
+        capped = dataclasses.replace(free, architect=architect)
+        server.received.clear()
+        assert evolve(capped, tmp_path / "capped", run_template) == TEMPLATE
+        assert len(server.received) == asked
+        ledger = tmp_path / "capped" / "evolve" / "ledger.jsonl"
+        *charges, stop = read_ledger(ledger)
+        assert stop["type"] == "stop" and f"architect.budget.{name}" in stop["reason"]
+        spent = stop["spend"] | {"tokens": stop["spend"]["prompt_tokens"]}
+        assert name == "wall_s" or spent[name] <= limit
+        assert spent["calls"] == asked
+        best = evolve(free, tmp_path / "capped", run_template)
+    assert best.parent == TEMPLATE.id
+    expected = read_ledger(tmp_path / "free" / "evolve" / "ledger.jsonl")
+    assert [row for row in read_ledger(ledger) if row["type"] != "stop"] == expected
 
 
 def test_a_failing_server_leaves_no_key_and_a_ledger_to_go_on_from(tmp_path, kind, caplog):
