@@ -34,9 +34,7 @@ Row = dict[str, Any]
 OUTSIDE_FAILURES = (OSError, MemoryError, TraceError, BudgetSpent)
 
 SCREEN_SEEDS = 8  # search seeds a proposal is played on before the others
-CLEAR_LEAD = (
-    2.0  # standard errors on the search seeds from which on a member of the pool is judged at once
-)
+CLEAR_LEAD = 4.0  # standard errors on the search seeds that get a member of the pool judged at once
 
 
 def attempts(run: Evolution) -> None:

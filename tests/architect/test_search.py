@@ -129,8 +129,11 @@ def test_a_population_merges_what_two_members_learnt(tmp_path, config, seed):
     best = evolve(dataclasses.replace(config, seed=seed), tmp_path, thirds, architect)
     assert gains(best) == 3
     merge = next(row for row in rows(tmp_path) if row.get("edit") == "merge")
-    assert len(merge["parents"]) == 2 and merge["verdict"] == "kept"
-    assert architect.asked == sum(row.get("edit") != "merge" for row in rows(tmp_path))
+    assert len(merge["parents"]) == 2 and merge["pooled"] and merge["template"] == best.id
+    assert [row["template"] for row in rows(tmp_path) if row["verdict"] == "kept"] == [best.id]
+    assert architect.asked == sum(
+        "edit" in row and row["edit"] != "merge" for row in rows(tmp_path)
+    )
     screened = [row for row in rows(tmp_path) if not row.get("pooled")]
     assert screened and all(row["gate"] is None for row in screened)
 
