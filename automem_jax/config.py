@@ -154,13 +154,14 @@ class SeedsConfig:
 class GateConfig:
     """How a candidate template is judged on the gate seeds, see architect.gate.
 
-    Pairs are added `batch` at a time. A candidate is dropped early where the mean difference is surely
-    below `min_gain`, or its chance to be kept in the pairs left falls below `futility` (0: never).
+    Pairs are added `batch` at a time, half as many where a candidate is nearly kept. It is dropped early
+    where the mean difference is surely below `min_gain`, or its chance to be kept in the pairs left falls
+    below `futility` (0: never).
     """
 
     batch: int = 8
     min_gain: float = 0.01
-    futility: float = 0.05
+    futility: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -204,11 +205,12 @@ class ReviewConfig:
 class ArchitectConfig:
     """Loop 1. `kind` catalog (offline, documented edits) or api (`api` says which server).
 
-    `search` attempts: so many attempts a revision, from the best template so far; population: as many
-    proposals in all, from a pool of templates that win some seeds. All together a template without
-    an effect is kept with a chance of 1 - `confidence` at most. `price` prices api.model where
-    api.prices names no file. `replay` is a recorded conversation, or a directory of them
-    (WORKDIR/evolve/conversations): the api architect then answers from it, without a network.
+    `search` attempts: so many attempts a revision from the best template so far, fresh ones and their
+    continuations in turn; population: as many proposals in all, from a pool of templates that win some
+    seeds. All together a template without an effect is kept with a chance of 1 - `confidence` at most.
+    `price` prices api.model where api.prices names no file. `replay` is a recorded conversation, or a
+    directory of them (WORKDIR/evolve/conversations): the api architect then answers from it, without a
+    network.
     """
 
     kind: str = "catalog"

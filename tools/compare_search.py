@@ -13,13 +13,17 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+from dataclasses import dataclass
+from functools import partial
 
 from automem_jax.architect.gate import Gate
-from automem_jax.architect.pool import Member, Pool
+from automem_jax.architect.pool import Member, Pool, lead
+from automem_jax.architect.search import CLEAR_LEAD
 from automem_jax.architect.sequential import AlphaWealth
 from automem_jax.config import GateConfig
 
 EDITS, SEARCH, GATE, NOISE, MINIBATCH = 24, 32, 64, 0.2, 8
+LEVEL, PROPOSALS = 0.05, 60  # of the gate: chance of any wrong keep, and among how many
 PARTS = 6
 CHECKPOINTS = (200, 400, 600, 800, 1200, 1600)
 
@@ -57,13 +61,23 @@ def propose(edits: frozenset[int], rng: random.Random) -> frozenset[int]:
     return edits | {rng.choice([e for e in range(EDITS) if e not in edits])}
 
 
+@dataclass(frozen=True)
+class State:
+    """Episodes so far, what is handed out, what leads on the search seeds, the level to judge it at."""
+
+    episodes: int
+    best: frozenset[int]
+    leader: frozenset[int]
+    level: float = LEVEL
+
+
 class _Named:
     def __init__(self, name: str, edits: frozenset[int]):
         self.id, self.edits = name, edits
 
 
-def ours(problem: Problem, gated: bool) -> list[tuple[int, frozenset[int]]]:
-    """(episodes so far, template handed out), after every change of either."""
+def ours(problem: Problem, clear_lead: float) -> list[State]:
+    """The search as it is; with a clear lead of 0 nothing is gated."""
     rng, pool, episodes = random.Random(f"ours {problem.seed}"), Pool(problem.seed), SEARCH
     seeds = range(SEARCH)
 
@@ -72,7 +86,11 @@ def ours(problem: Problem, gated: bool) -> list[tuple[int, frozenset[int]]]:
 
     start = _Named("s", frozenset())
     pool.add(Member(start, play(start.edits, seeds)))
-    best, wealth, out = start, AlphaWealth(0.05, 60), [(SEARCH, start.edits)]
+    best, wealth, out = (
+        start,
+        AlphaWealth(LEVEL, PROPOSALS),
+        [State(SEARCH, start.edits, start.edits)],
+    )
     gate_played = {"s": set()}
     number = 0
     while episodes < CHECKPOINTS[-1] and number < 400:
@@ -95,9 +113,10 @@ def ours(problem: Problem, gated: bool) -> list[tuple[int, frozenset[int]]]:
             episodes += SEARCH - len(few)
             member = Member(candidate, scores, parents)
             row["pooled"] = True
-            if member.mean > pool.mean_of(best.id):
+            ahead = lead(member, pool.members[best.id])
+            if ahead > 0 and ahead >= clear_lead:
                 kept = True
-                if gated:
+                if clear_lead:
                     gate = Gate(range(SEARCH, SEARCH + GATE), wealth.stake(), GateConfig())
                     mine = gate_played.setdefault(candidate.id, set())
                     while gate.kept is None:
@@ -111,11 +130,12 @@ def ours(problem: Problem, gated: bool) -> list[tuple[int, frozenset[int]]]:
                 best = candidate if kept else best
             pool.add(member)
         pool.tried(row)
-        out.append((episodes, best.edits))
+        leader = max(pool.members.values(), key=lambda member: member.mean).template
+        out.append(State(episodes, best.edits, leader.edits, wealth.wealth))
     return out
 
 
-def gepa_run(problem: Problem) -> list[tuple[int, frozenset[int]]]:
+def gepa_run(problem: Problem) -> list[State]:
     """The same from gepa's engine: its own Pareto selection, merge, minibatch acceptance and budget."""
     import gepa
     from gepa.core.adapter import EvaluationBatch
@@ -141,12 +161,13 @@ def gepa_run(problem: Problem) -> list[tuple[int, frozenset[int]]]:
         def make_reflective_dataset(self, candidate, evaluation, components):
             return {name: [{"score": s} for s in evaluation.scores] for name in components}
 
-    out: list[tuple[int, frozenset[int]]] = []
+    out: list[State] = []
 
     class Watch:
         def on_valset_evaluated(self, event):
             if event["is_best_program"]:
-                out.append((Adapter.episodes, read(event["candidate"])))
+                edits = read(event["candidate"])
+                out.append(State(Adapter.episodes, edits, edits))
 
     def proposer(candidate, dataset, components):
         return write(propose(read(candidate), rng))
@@ -166,20 +187,40 @@ def gepa_run(problem: Problem) -> list[tuple[int, frozenset[int]]]:
     return out
 
 
-def at(history: list[tuple[int, frozenset[int]]], episodes: int) -> frozenset[int]:
-    return next((edits for used, edits in reversed(history) if used <= episodes), frozenset())
+def at(history: list[State], episodes: int) -> State:
+    start = State(0, frozenset(), frozenset())
+    return next((state for state in reversed(history) if state.episodes <= episodes), start)
+
+
+def handed_out(problem: Problem, history: list[State], episodes: int) -> frozenset[int]:
+    return at(history, episodes).best
+
+
+def judged_last(
+    problem: Problem, history: list[State], episodes: int, ungated: bool
+) -> frozenset[int]:
+    """What is handed out if the search ends so early that its leader can be judged on all gate seeds."""
+    state = at(history, episodes - 2 * GATE)
+    best = frozenset() if ungated else state.best
+    if state.leader == best:
+        return best
+    gate = Gate(range(SEARCH, SEARCH + GATE), state.level, GateConfig())
+    while gate.kept is None:
+        batch = gate.next_batch()
+        gate.add(*({s: problem.episode(edits, s) for s in batch} for edits in (best, state.leader)))
+    return state.leader if gate.kept else best
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--first", type=int, default=1000, help="number of the first problem")
+    parser.add_argument("--leads", type=float, nargs="*", default=[CLEAR_LEAD])
     arguments = parser.parse_args()
     runs = arguments.runs
-    searches = {
-        "gepa": gepa_run,
-        "ours, not gated": lambda p: ours(p, False),
-        "ours, gated": lambda p: ours(p, True),
+    searches = {"gepa": gepa_run, "ours": lambda p: ours(p, 0.0)} | {
+        f"ours, judged on a lead of {clear:g}": lambda p, clear=clear: ours(p, clear)
+        for clear in arguments.leads
     }
     problems = [Problem(arguments.first + run) for run in range(runs)]
     print(
@@ -187,11 +228,15 @@ def main() -> None:
     )
     for name, search in searches.items():
         histories = [search(problem) for problem in problems]
-        gains = [
-            statistics.fmean(p.gain(at(h, n)) for p, h in zip(problems, histories, strict=True))
-            for n in CHECKPOINTS
-        ]
-        print(f"{name:16s}", *(f"{gain:+.4f}" for gain in gains), flush=True)
+        ungated = name in ("gepa", "ours")
+        rows = {name: handed_out} if ungated else {}
+        rows[f"{name}, and last"] = partial(judged_last, ungated=ungated)
+        for told, choose in rows.items():
+            pairs = list(zip(problems, histories, strict=True))
+            gains = [
+                statistics.fmean(p.gain(choose(p, h, n)) for p, h in pairs) for n in CHECKPOINTS
+            ]
+            print(f"{told:36s}", *(f"{gain:+.4f}" for gain in gains), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Native tool calling of two APIs: OpenAI's chat completions and Anthropic's messages.
 
 An `Api` translates between a conversation and the JSON that its server takes and gives; it knows no
-retries; wire.py sends what it makes. Between the two lies what recorded.py keeps: requests and
-responses as JSON, without key or header.
+retries; wire.py sends what it makes, streams.py puts streamed answers together. Between the two lies
+what recorded.py keeps: requests and responses as JSON, without key or header.
 """
 
 from __future__ import annotations
@@ -14,6 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from automem_jax.architect.streams import (
+    anthropic_answer,
+    deeper,
+    no_constant,
+    openai_answer,
+    refuses_streams,
+    whole,
+)
 from automem_jax.config import ConfigError, PolicyConfig
 from automem_jax.policies.endpoint import missing_sdk
 from automem_jax.policies.prices import ModelUsage
@@ -21,7 +29,6 @@ from automem_jax.policies.retry import GarbledAnswer, words
 
 MAX_ARGUMENT_CHARS = 400_000
 MAX_ARGUMENT_DEPTH = 64
-MAX_RESPONSE_DEPTH = 200
 MAX_HISTORY_CHARS = 20_000  # of a reply's prose that the model is shown again
 Json = dict[str, Any]
 
@@ -126,6 +133,7 @@ class OpenAIApi:
     def __init__(self, config: PolicyConfig):
         self._config = config
         self._limit = "max_tokens" if config.base_url else "max_completion_tokens"
+        self._stream: Json = {"stream": True, "stream_options": {"include_usage": True}}
 
     def body(self, system: str, messages: Sequence[Json], tools: Sequence[ToolSpec]) -> Json:
         functions = [
@@ -201,17 +209,20 @@ class OpenAIApi:
         while True:
             sent = {name: value for name, value in body.items() if name != "max_tokens"}
             sent[self._limit] = body["max_tokens"]
+            ask = client.chat.completions.with_streaming_response.create
             try:
-                answer = await client.chat.completions.with_raw_response.create(**sent)
+                async with ask(**sent, **self._stream) as answer:
+                    return await whole(answer, openai_answer)
             except Exception as error:
                 bad = getattr(error, "status_code", None) in (400, 422)
                 if not bad or not self._learn(words(error)):
                     raise
-            else:
-                return _decoded(answer.http_response.content)
 
     def _learn(self, said: str) -> bool:
-        """Whether a refusal says that the limit of tokens has the other name; it has from now on."""
+        """Whether a refusal names what this server does not know; it is not sent from now on."""
+        if self._stream and refuses_streams(said):
+            self._stream = {}
+            return True
         # OpenAI's newer models take max_completion_tokens only, some other servers max_tokens only.
         other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
         unknown = re.search("unsupported|not supported|unknown|unrecognized|instead", said, re.I)
@@ -229,6 +240,7 @@ class AnthropicApi:
 
     def __init__(self, config: PolicyConfig):
         self._config = config
+        self._stream = True
 
     def body(self, system: str, messages: Sequence[Json], tools: Sequence[ToolSpec]) -> Json:
         return {
@@ -304,8 +316,16 @@ class AnthropicApi:
         )
 
     async def send(self, client: Any, body: Json) -> Json:
-        answer = await client.messages.with_raw_response.create(**_cached(body))
-        return _decoded(answer.http_response.content)
+        while True:
+            ask = client.messages.with_streaming_response.create
+            try:
+                async with ask(**_cached(body), stream=self._stream) as answer:
+                    return await whole(answer, anthropic_answer)
+            except Exception as error:
+                bad = getattr(error, "status_code", None) in (400, 422)
+                if not bad or not self._stream or not refuses_streams(words(error)):
+                    raise
+                self._stream = False
 
 
 def _cached(body: Json) -> Json:
@@ -330,18 +350,6 @@ def server_url(api: Api, config: PolicyConfig) -> str:
     return "https://api.openai.com/v1" if api.kind == "openai" else "https://api.anthropic.com"
 
 
-def _decoded(data: bytes) -> Json:
-    try:
-        value = json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise GarbledAnswer(f"the answer is not JSON ({type(error).__name__}: {error})") from None
-    if _deeper(value, MAX_RESPONSE_DEPTH):
-        raise GarbledAnswer("the answer is nested too deeply")
-    if not isinstance(value, dict):
-        raise GarbledAnswer("the answer is no JSON object")
-    return value
-
-
 def _call(call_id: Any, name: Any, given: Any, number: int) -> ToolCall:
     """A call in neutral form; whatever the model wrote as arguments is data."""
     call_id = call_id if isinstance(call_id, str) and call_id else f"call_{number}"
@@ -351,7 +359,7 @@ def _call(call_id: Any, name: Any, given: Any, number: int) -> ToolCall:
             problem = f"arguments: {len(given)} characters; at most {MAX_ARGUMENT_CHARS} are read"
             return ToolCall(call_id, name, {}, problem)
         try:
-            given = json.loads(given or "{}", parse_constant=_no_constant)
+            given = json.loads(given or "{}", parse_constant=no_constant)
         except RecursionError:
             return ToolCall(call_id, name, {}, "arguments: JSON nested too deeply")
         except ValueError as error:
@@ -362,28 +370,9 @@ def _call(call_id: Any, name: Any, given: Any, number: int) -> ToolCall:
     if not isinstance(given, Mapping):
         kind = type(given).__name__
         return ToolCall(call_id, name, {}, f"arguments: a JSON object is wanted, not {kind}")
-    if _deeper(given, MAX_ARGUMENT_DEPTH):
+    if deeper(given, MAX_ARGUMENT_DEPTH):
         return ToolCall(call_id, name, {}, "arguments: JSON nested too deeply")
     return ToolCall(call_id, name, given)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _deeper(value: Any, most: int) -> bool:
-    """Whether lists and objects lie deeper in one another than `most`."""
-    level = [value]
-    for _ in range(most):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return any(isinstance(value, (dict, list)) for value in level)
 
 
 def _shown(text: str) -> str:

@@ -131,13 +131,19 @@ def check_prices(config: ExperimentConfig) -> None:
 
 
 def _attempt_in_words(search: str, attempt: int) -> str:
+    """As in the paper, a fresh attempt that fails is followed by one continuation of it."""
     if search == "population":
         return "Its parent was drawn from a pool of templates; what others of the pool tried is in the brief."
     if attempt == 1:
         return "This is a fresh attempt."
+    if attempt % 2:
+        return (
+            "This is a fresh attempt: those before it were not kept. Start anew from the current template, "
+            "with another diagnosis than theirs."
+        )
     return (
-        f"This is attempt {attempt} of this revision: the ones before it were not kept. Go on from what "
-        "they showed."
+        f"This is a continuation of attempt {attempt - 1}, which was not kept. Go on from what it showed: "
+        "mend its change, or take another one for the same diagnosis."
     )
 
 

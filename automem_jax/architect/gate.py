@@ -13,6 +13,10 @@ from automem_jax.config import ConfigError, GateConfig, SeedsConfig, seed_sets, 
 from automem_jax.evaluation.statistics import mean, paired_difference
 
 _EARLIEST_DROP = 8  # pairs before a candidate may be dropped for having little chance
+_NEAR = (
+    0.2  # share of the capital needed from which on batches are halved, not to play past the end
+)
+_HOPE = 1.5  # standard errors above what was seen that its true gain is given, to judge its chance
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Gate:
 
     The candidate is kept as soon as the lower end of the confidence sequence of the mean difference
     lies above 0. It is dropped as soon as the upper end lies below `min_gain`, or the chance to be
-    kept in the pairs left, were its true gain one standard error above what was seen, falls below
+    kept in the pairs left, were its true gain _HOPE standard errors above what was seen, falls below
     `futility`; and when the seeds run out. Dropping early can only make a wrong keep rarer.
 
     Args:
@@ -97,7 +101,10 @@ class Gate:
         """The seeds to play next; empty once it is decided."""
         if self.kept is not None:
             return []
-        return self.seeds[self.bet.n : self.bet.n + self.config.batch]
+        size, bet = self.config.batch, self.bet
+        if bet.capital * bet.level >= _NEAR:
+            size = max(1, size // 2)
+        return self.seeds[bet.n : bet.n + size]
 
     def add(self, baseline: Mapping[int, float], candidate: Mapping[int, float]) -> None:
         """Takes the progression of the next batch by seed. A candidate's missing seed counts 0.
@@ -172,7 +179,7 @@ class Gate:
             self.kept = False
             self.reason = f"a mean difference of {config.min_gain:+g} or more is ruled out"
         else:
-            hoped = bet.mean + bet.sd / math.sqrt(bet.n)
+            hoped = bet.mean + _HOPE * bet.sd / math.sqrt(bet.n)
             chance = bet.chance(hoped)
             if chance < config.futility:
                 self.kept = False

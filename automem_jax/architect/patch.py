@@ -10,6 +10,7 @@ from typing import Any
 
 from automem_jax.agent.template import Template, to_data
 from automem_jax.architect.proposal import ProposalError
+from automem_jax.architect.streams import no_constant
 
 OPERATIONS = (
     "add",
@@ -89,15 +90,11 @@ def _from_text(value: Any, place: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value, parse_constant=_no_constant)
+        return json.loads(value, parse_constant=no_constant)
     except RecursionError:
         raise ProposalError(f"{place}: JSON nested too deeply") from None
     except ValueError as error:
         raise ProposalError(f"{place}: not JSON ({error})") from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def _nearby(data: Any, path: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,14 @@ class Member:
     def mean(self) -> float:
         """Mean progression over the search seeds."""
         return sum(self.scores.values()) / max(1, len(self.scores))
+
+
+def lead(member: Member, other: Member) -> float:
+    """By how many standard errors a member is ahead of another on the search seeds, paired."""
+    gaps = [score - other.scores.get(seed, 0.0) for seed, score in member.scores.items()]
+    mean = statistics.fmean(gaps) if gaps else 0.0
+    error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.inf
+    return mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
 
 
 class Pool:

@@ -1,11 +1,14 @@
 """Which template is changed next, and which changes are judged: fresh attempts, or a population.
 
 attempts    as in the paper: a revision starts from the best template so far and takes so many
-            attempts, each told what the ones before it did (a continuation), until one is kept.
+            attempts until one is kept, a fresh one and its continuation in turn, each told what the
+            ones before it did and what came of it.
 population  a pool of templates, all played on the search seeds. Parents are drawn from those that win
             some seed; two of them that have changed different things are merged, which asks no architect.
             A proposal is played on a few search seeds first, and on all if it does better than its parent
-            there. One that leads the pool is judged on the gate seeds against the best so far.
+            there. One that is clearly ahead there of the best so far is judged against it on the gate
+            seeds at once; at the end the leader of the others is. What leads by a little mostly does not
+            lead, and to judge it costs as much as several proposals (tools/compare_search.py).
 
 Both read the ledger first: a proposal that has its row is not made again.
 """
@@ -15,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from automem_jax.agent.template import template_hash
+from automem_jax.agent.template import Template, template_hash
 from automem_jax.architect.budget import BudgetSpent
 from automem_jax.architect.merge import merge_templates
-from automem_jax.architect.pool import Member, Pool
+from automem_jax.architect.pool import Member, Pool, lead
 from automem_jax.architect.proposal import NoProposal, Proposal, ProposalError, checked
 from automem_jax.traces.schema import TraceError
 
@@ -31,6 +34,7 @@ Row = dict[str, Any]
 OUTSIDE_FAILURES = (OSError, MemoryError, TraceError, BudgetSpent)
 
 SCREEN_SEEDS = 8  # search seeds a proposal is played on before the others
+CLEAR_LEAD = 4.0  # standard errors on the search seeds that get a member of the pool judged at once
 
 
 def attempts(run: Evolution) -> None:
@@ -61,7 +65,7 @@ def _attempt(run: Evolution, revision: int, attempt: int) -> Row:
     if proposal is None:
         return run.record(row | _EXHAUSTED)
     row |= run.accept(proposal, parent)
-    return run.record(row | _judged(run, proposal, row))
+    return run.record(row | _judged(run, proposal.template))
 
 
 def population(run: Evolution) -> None:
@@ -69,7 +73,8 @@ def population(run: Evolution) -> None:
     settings = run.config.architect
     pool = Pool(run.config.seed)
     pool.add(Member(run.start, run.play(run.start, "search", run.search_seeds).progression, ()))
-    for number in range(1, settings.revisions * settings.attempts + 1):
+    proposals = settings.revisions * settings.attempts
+    for number in range(1, proposals + 1):
         row = run.find(number, 1)
         if row is None:
             row = _proposal(run, pool, number)
@@ -78,12 +83,30 @@ def population(run: Evolution) -> None:
         if row["verdict"] == "exhausted":
             pool.exhausted.add(row["parent"])
             if len(pool.exhausted) == len(pool.members):
-                return
+                break
         if row.get("pooled"):
             template = run.templates[row["template"]]
             scores = run.play(template, "search", run.search_seeds).progression
             pool.add(Member(template, scores, tuple(row["parents"])))
         pool.tried(row)
+    row = run.find(proposals + 1, 1)
+    if row is None:
+        _judge_leader(run, pool, proposals + 1)
+    else:
+        run.settle(row)
+
+
+def _judge_leader(run: Evolution, pool: Pool, number: int) -> None:
+    """At the end: the best of those whose lead on the search seeds was not put to the test yet."""
+    judged = {row["template"] for row in run.ledger.rows if row.get("gate")}
+    least = pool.mean_of(run.best.id)
+    open_ = [m for m in pool.members.values() if m.template.id not in judged and m.mean > least]
+    if not open_:
+        return
+    leader = max(open_, key=lambda member: member.mean)
+    row = _head(run, number, 1, leader.template.id, *leader.parents)
+    row |= {"template_hash": template_hash(leader.template), "pooled": True}
+    run.record(row | {"search_mean": round(leader.mean, 6)} | _judged(run, leader.template))
 
 
 def _proposal(run: Evolution, pool: Pool, number: int) -> Row:
@@ -135,18 +158,21 @@ def _screened(run: Evolution, pool: Pool, parent: Member, proposal: Proposal, ro
     except Exception as error:  # whatever a template makes the harness raise is its own loss
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return {"verdict": "dropped", "pooled": False, "gate": None, "reason": f"crashed: {reason}"}
-    mean = sum(scores.values()) / max(1, len(run.search_seeds))
-    row |= {"pooled": True, "search_mean": round(mean, 6)}
-    lead = pool.mean_of(run.best.id)
-    if mean <= lead:
-        reason = f"joins the pool: {mean:.3f} on the search seeds, the best template's {lead:.3f}"
+    member, best = Member(candidate, scores), pool.members[run.best.id]
+    ahead = lead(member, best)
+    row |= {"pooled": True, "search_mean": round(member.mean, 6)}
+    if ahead < CLEAR_LEAD:
+        reason = (
+            f"joins the pool: {member.mean:.3f} on the search seeds, the best template's {best.mean:.3f} "
+            f"({ahead:+.1f} standard errors)"
+        )
         return row | {"reason": reason}
-    return row | _judged(run, proposal, {})
+    return row | _judged(run, candidate)
 
 
-def _judged(run: Evolution, proposal: Proposal, row: Row) -> Row:
-    result = run.gate(proposal.template, run.best)
-    return row | {
+def _judged(run: Evolution, candidate: Template) -> Row:
+    result = run.gate(candidate, run.best)
+    return {
         "against": run.best.id,
         "gate": result.to_data(),
         "verdict": "kept" if result.kept else "dropped",

@@ -8,11 +8,17 @@ bettor never got there form a confidence sequence. (Waudby-Smith & Ramdas, "Esti
 random variables by betting", JRSS-B 2024.)
 
 What is ours is the stake. There is a known most number of pairs, so the bettor does not maximise
-growth but the chance of being there in time: with r pairs left, capital K and a standard deviation s
-the stake that would win most surely against normal increments is
-phi(z) / (p s sqrt(r)), p = K level, z = Phi^-1(p) (Kulldorff 1993; Browne 1999). It aims at AIM of the
-pairs first and at the last one after that, and never bets less than GROWTH of the stake that
-maximises growth, so that a clear case ends early.
+growth but the chance of being there in time, and would rather be there early. With r pairs left,
+capital K and a standard deviation s it stakes what keeps K on the price of a bet that pays as soon as a
+sum of normal increments first touches a line:
+
+    p = K level = 2 (1 - Phi(c)),   stake = 2 phi(c) / (p s sqrt(r))
+
+(c is how many standard deviations of what is left the line lies away; the delta of a one-touch option.)
+Against normal increments it wins nearly as surely as the best test of a fixed number of pairs (Kulldorff
+1993; Browne 1999), and needs fewer of them; and it never stakes less than GROWTH of what would make K
+grow fastest, so that a clear case ends early. Whether s is right bears on the chance of winning, never
+on the level. It is overestimated at first, for a stake too high loses more than one too low.
 
 Axis legend: M means on the grid.
 """
@@ -21,15 +27,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import log_ndtr, ndtr, ndtri
 
-AIM = 0.6  # of the pairs: where the bettor first means to be done
-GROWTH = 0.5  # of the growth-optimal stake: the least that is staked
 MAX_STAKE = 0.99  # of what the worst difference could lose
-PRIOR_SD = 0.3  # of a paired difference, worth one pair
+PRIOR_SD = 0.4  # of a paired difference, until the data tell
+PRIOR_PAIRS = 8  # that PRIOR_SD is worth
+GROWTH = 0.6  # of the growth-optimal stake: the least that is staked
 LEAST_MEAN = 0.1  # gain that a growth bet reckons with before the data tell
+LEAST_SHARE = 0.3  # of the wealth that a test gets, however many candidates may come
 _GRID = 401
 _MEANS = np.linspace(-1.0, 1.0, _GRID)  # M
 
@@ -80,7 +88,7 @@ class MeanBet:
 
     @property
     def sd(self) -> float:
-        """Standard deviation of a difference, from the pairs so far and PRIOR_SD."""
+        """Standard deviation of a difference, from the pairs so far and the prior."""
         return _spread(self.n, self.total, self.squares)
 
     @property
@@ -123,8 +131,13 @@ class MeanBet:
         left = self.pairs - self.n
         if left <= 0:
             return 0.0
-        p = min(max(self.capital * self.level, 1e-12), 1.0 - 1e-9)
-        return float(ndtr(ndtri(p) + mean * math.sqrt(left) / self.sd))
+        # A drifting sum touches a line c deviations away: reflection principle.
+        c = float(_deviations_away(self.capital * self.level))
+        drift = mean * math.sqrt(left) / self.sd
+        later = (
+            log_ndtr(-c - drift) + 2.0 * c * drift
+        )  # was below the line at the end, but touched it
+        return min(1.0, float(ndtr(drift - c)) + math.exp(min(0.0, float(later))))
 
 
 class _Bettors:
@@ -140,21 +153,28 @@ class _Bettors:
         self.won = np.zeros(self._means.shape, bool)  # M, capital once reached 1 / level
 
     def bet(self, d: float, n: int, total: float, sd: float) -> None:
-        aim = AIM * self.pairs
-        left = aim - n if n + 1 <= aim else self.pairs - n
-        p = np.minimum(np.maximum(self.capital * self.level, 1e-12), 1.0 - 1e-9)
-        z = ndtri(p)
-        goal = np.exp(-0.5 * z * z) / (p * (sd * math.sqrt(max(left, 1.0) * 2.0 * math.pi)))
+        price = _bounded(self.capital * self.level)
+        c = _deviations_away(price)
+        delta = 2.0 * np.exp(-0.5 * c * c) / (sd * math.sqrt((self.pairs - n) * 2.0 * math.pi))
         gain = np.maximum(self._sign * (total / (n + 1)) - self._means, LEAST_MEAN)
-        stake = np.maximum(goal, GROWTH * gain / (sd * sd + gain * gain))
+        stake = np.maximum(delta / price, GROWTH * gain / (sd * sd + gain * gain))
         stake = np.where(self.won, 0.0, np.minimum(stake, self._most))
         self.capital = self.capital * (1.0 + stake * (self._sign * d - self._means))
         self.won |= self.capital >= 1.0 / self.level
 
 
+def _bounded(price: Any) -> Any:
+    return np.clip(price, 1e-12, 1.0 - 1e-9)
+
+
+def _deviations_away(price: Any) -> Any:
+    """Of a line that a driftless sum touches with the chance `price`."""
+    return -ndtri(_bounded(price) / 2.0)
+
+
 def _spread(n: int, total: float, squares: float) -> float:
-    count = n + 1
-    return math.sqrt(max(1e-6, (PRIOR_SD**2 + squares - total**2 / count) / count))
+    count = n + PRIOR_PAIRS
+    return math.sqrt((PRIOR_PAIRS * PRIOR_SD**2 + squares - total**2 / count) / count)
 
 
 def _first_standing(won: np.ndarray) -> int:
@@ -187,7 +207,7 @@ class AlphaWealth:
 
     def stake(self) -> float:
         """The level of the next candidate's test: all for the last one, the more the fewer are left."""
-        return self.wealth * min(1.0, 3.0 / (max(1, self.left) + 2.0))
+        return self.wealth * min(1.0, max(LEAST_SHARE, 3.0 / (max(1, self.left) + 2.0)))
 
     def settle(self, kept: bool, capital: float) -> None:
         """Takes the outcome of the test at `stake()`: its bettor's last capital."""

@@ -24,7 +24,7 @@ class Reply:
     Attributes:
       text: completion text, wrapped in the API's own JSON when status is 200 and body is None.
       status: HTTP status.
-      headers: extra headers, e.g. {"Retry-After": "7"}.
+      headers: extra headers, e.g. {"Retry-After": "7"}, or another Content-Type.
       body: raw body sent instead of the wrapped text.
       reset: drop the connection with a TCP reset instead of answering.
       hang: accept the request and answer nothing until the server closes.
@@ -137,9 +137,8 @@ class LoopbackServer:
             anthropic = handler.path.endswith("/messages")
             data = json.dumps(_wrap(reply, received, anthropic)).encode()
         handler.send_response(reply.status)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(data)))
-        for name, value in reply.headers.items():
+        own = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        for name, value in (own | reply.headers).items():
             handler.send_header(name, value)
         handler.end_headers()
         if reply.cut:

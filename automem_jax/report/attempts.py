@@ -43,7 +43,14 @@ class Attempt:
 
 
 def attempts(ledger: Iterable[Mapping[str, Any]]) -> list[Attempt]:
-    """The ledger's candidates in the order tried; its other rows are passed over."""
+    """The ledger's candidates in the order tried; its other rows are passed over.
+
+    A member of a pool that is judged at the end has a second row, which adds to its first.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for row in ledger:
+        if row.get("type") == "candidate" and row.get("verdict") in ("kept", "dropped"):
+            rows[row["template"]] = rows.get(row["template"], {}) | row
     return [
         Attempt(
             template=str(row["template"]),
@@ -61,6 +68,5 @@ def attempts(ledger: Iterable[Mapping[str, Any]]) -> list[Attempt]:
             search_mean=row.get("search_mean"),
             pooled=bool(row.get("pooled")),
         )
-        for row in ledger
-        if row.get("type") == "candidate" and row.get("verdict") in ("kept", "dropped")
+        for row in rows.values()
     ]

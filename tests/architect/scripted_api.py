@@ -1,11 +1,21 @@
 """A scripted model on loopback that calls tools, in the JSON of either API."""
 
+import dataclasses
 import json
+import random
+
+from toy_evolution import TEMPLATE, noting_episode
 
 from automem_jax.agent.template import to_data
+from automem_jax.architect import ArchitectError, Context, NoProposal
+from automem_jax.architect.brief import make_brief
+from automem_jax.architect.budget import Budget, BudgetSpent, Limits
 from automem_jax.architect.catalog import show_file_in_plan
+from automem_jax.architect.ledger import Ledger
+from automem_jax.architect.review import ApiArchitect
 from automem_jax.config import ArchitectConfig, PolicyConfig
-from automem_jax.policies.loopback import Reply
+from automem_jax.policies.loopback import LoopbackServer, Reply
+from automem_jax.traces.store import read_trace
 
 SECRET = "sk-architect-0123456789"
 
@@ -121,3 +131,89 @@ def submit(parent, **fields):
     """A call that submits it."""
     given = {"template_json": showing_notes(parent), "diagnosis": "notes unread"}
     return use("submit_template", **given | {"expected_effect": "+0.5"} | fields)
+
+
+def streamed(kind, reply, *, until=None, **more):
+    """A whole response of `says`, as the server-sent events it is streamed in; `more` goes to Reply.
+
+    Texts and arguments come in two pieces. With `until` the stream ends, well-formed, after so many events.
+    """
+    whole = json.loads(reply.body)
+    events = (_openai_events if kind == "openai" else _anthropic_events)(whole)
+    events = events if until is None else events[:until]
+    body = "".join(f": ping\n{event}\n\n" for event in events).encode()
+    return Reply(body=body, headers={"Content-Type": "text/event-stream"}, **more)
+
+
+def _halves(text):
+    return [half for half in (text[: len(text) // 2], text[len(text) // 2 :]) if half]
+
+
+def _openai_events(whole):
+    choice, usage = whole["choices"][0], whole["usage"]
+    message = choice["message"]
+    deltas = [{"content": half} for half in _halves(message["content"] or "")]
+    deltas += [{"refusal": message["refusal"]}] if message.get("refusal") else []
+    for number, call in enumerate(message.get("tool_calls", ())):
+        first = {**call, "index": number, "function": {**call["function"], "arguments": ""}}
+        deltas.append({"tool_calls": [first]})
+        for half in _halves(call["function"]["arguments"]):
+            deltas.append({"tool_calls": [{"index": number, "function": {"arguments": half}}]})
+    chunks = [{"choices": [{"index": 0, "delta": d, "finish_reason": None}]} for d in deltas]
+    last = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
+    chunks += [{"choices": [last]}, {"choices": [], "usage": usage}]
+    return [f"data: {json.dumps(chunk)}" for chunk in chunks] + ["data: [DONE]"]
+
+
+def _anthropic_events(whole):
+    usage = whole["usage"]
+    start = whole | {"content": [], "stop_reason": None, "usage": usage | {"output_tokens": 1}}
+    events = [{"type": "message_start", "message": start}]
+    for index, block in enumerate(whole["content"]):
+        text = block["type"] == "text"
+        empty = {"text": ""} if text else {"input": {}}
+        begun = {"type": "content_block_start", "index": index, "content_block": block | empty}
+        events += [begun, {"type": "ping"}]
+        given = block["text"] if text else json.dumps(block["input"])
+        if not text and isinstance(block["input"], str):
+            given = block["input"]
+        kind, name = ("text_delta", "text") if text else ("input_json_delta", "partial_json")
+        for half in _halves(given):
+            delta = {"type": kind, name: half}
+            events.append({"type": "content_block_delta", "index": index, "delta": delta})
+        events.append({"type": "content_block_stop", "index": index})
+    ended = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+    used = {"output_tokens": usage["output_tokens"]}
+    events += [{"type": "message_delta", "delta": ended, "usage": used}, {"type": "message_stop"}]
+    return [f"event: {event['type']}\ndata: {json.dumps(event)}" for event in events]
+
+
+def architect(kind, server, waits=None, **fields):
+    sleep = (waits if waits is not None else []).append
+    return ApiArchitect(settings(kind, server, **fields), sleep=sleep, rng=random.Random(0))
+
+
+def make_context(tmp_path, count=4, **fields):
+    paths = [noting_episode(tmp_path / "t", seed, float(seed % 2)) for seed in range(count)]
+    brief = make_brief(TEMPLATE, map(read_trace, paths))
+    context = Context(
+        "minihack", "Memento", 1, 1, "next", TEMPLATE, brief, traces=paths, instructions="Walk."
+    )
+    return dataclasses.replace(context, **fields)
+
+
+def propose(kind, script, context, waits=None, **fields):
+    """(proposal or what was raised, the requests as they came in)."""
+    with LoopbackServer(script) as server:
+        try:
+            found = architect(kind, server, waits, **fields).propose(context)
+        except (NoProposal, ArchitectError, BudgetSpent) as error:
+            found = error
+    return found, server.received
+
+
+def with_budget(context, tmp_path, **limits):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    path = tmp_path / "conversations" / f"{context.candidate_id}.jsonl"
+    budget = Budget(Limits(**limits), ledger)
+    return dataclasses.replace(context, budget=budget, conversation=path), ledger

@@ -2,6 +2,7 @@ import dataclasses
 import random
 
 import pytest
+from plant_bad_edits import bad_edits, showing_start
 from toy_evolution import TEMPLATE, make_config, noting_episode, shows_notes
 from toy_traces import op, step, turn, write_episode
 
@@ -9,7 +10,7 @@ from automem_jax.agent.template import structural_change, template_hash
 from automem_jax.agent.validate import validate
 from automem_jax.architect import evolve
 from automem_jax.architect.brief import Brief, FileUse, format_brief, make_brief
-from automem_jax.architect.catalog import FINDERS, CatalogArchitect, Edit, applicable_edits
+from automem_jax.architect.catalog import FINDERS, CatalogArchitect, applicable_edits
 from automem_jax.architect.ledger import read_ledger
 from automem_jax.architect.proposal import Context, ProposalError, checked
 from automem_jax.traces.store import read_trace
@@ -166,36 +167,6 @@ def test_new_wording_alone_is_refused():
         checked(data, TEMPLATE, "next")
 
 
-def delete_notes(data):
-    """The agent keeps a file that nothing reads or writes by name."""
-    data["files"] = {"other": data["files"]["notes"] | {"ops": ["READ", "APPEND"], "seed": ""}}
-    for name in [n for n, slot in data["slots"].items() if slot["file"] == "notes"]:
-        del data["slots"][name]
-        for phase in data["phases"].values():
-            phase["slots"] = [slot for slot in phase["slots"] if slot != name]
-    return data
-
-
-def hide_notes(data):
-    """No prompt shows the notes, and PLAN may not search them either."""
-    data["phases"]["plan"]["slots"].remove("plan_notes")
-    data["files"]["notes"]["ops"] = ["READ", "APPEND"]
-    return data
-
-
-def shrink_notes(data):
-    """One line of 16 characters is left of them."""
-    data["files"]["notes"] |= {"hard_lines": 2, "keep_lines": 1, "max_line_chars": 16}
-    return data
-
-
-def planted(template, brief):
-    """Bad edits that promise more than any good one."""
-    if shows_notes(template):
-        for edit in (delete_notes, hide_notes, shrink_notes):
-            yield Edit(edit.__name__, "it only costs tokens", 2.0, edit)
-
-
 def worth(template):
     """Chance to win an episode, as measured of the embedded model with and without the cue in view."""
     if "notes" not in template.files or template.files["notes"].hard_lines:
@@ -219,12 +190,11 @@ def test_planted_bad_edits_are_never_kept_in_seeded_runs(tmp_path, first):
                 paths.append(path)
             return paths
 
-        start = propose(BRIEFS["show_file_in_plan:notes"]).template
-        start = dataclasses.replace(start, id="shown")
+        start = showing_start()
         workdir = tmp_path / str(number)
-        architect = CatalogArchitect([planted, *FINDERS])
+        architect = CatalogArchitect([bad_edits, *FINDERS])
         config = make_config(revisions=1, attempts=3)
         best = evolve(config, workdir, run, architect, template=start)
         rows = [r for r in read_ledger(workdir / "evolve" / "ledger.jsonl") if r.get("edit")]
-        assert [row["edit"] for row in rows] == ["delete_notes", "hide_notes", "shrink_notes"]
+        assert [row["edit"] for row in rows] == ["delete_cues", "hide_cues", "shrink_cues"]
         assert best == start and all(row["verdict"] == "dropped" for row in rows)

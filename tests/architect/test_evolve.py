@@ -73,17 +73,17 @@ def test_the_catalog_finds_the_edit_that_helps_and_the_ledger_tells_why(tmp_path
         ("search", "memento_v0", 4),
         ("gate", "memento_v0", 8),
         ("gate", best.id, 8),
-        ("gate", "memento_v0", 8),
-        ("gate", best.id, 8),
+        ("gate", "memento_v0", 4),
+        ("gate", best.id, 4),
     ]
-    assert [r["n"] for r in rows(tmp_path) if r["type"] == "look"] == [8, 16]
-    assert end["spend"]["episodes"] == 36 and start["type"] == "start"
+    assert [r["n"] for r in rows(tmp_path) if r["type"] == "look"] == [8, 12]
+    assert end["spend"]["episodes"] == 28 and start["type"] == "start"
     assert end["looks"] == {
         "search": {"seeds": 4, "looks": 4, "most": 1},
-        "gate": {"seeds": 16, "looks": 16, "most": 1},
+        "gate": {"seeds": 12, "looks": 12, "most": 1},
     }
     assert candidate["verdict"] == "kept" and candidate["edit"] == "show_file_in_plan:notes"
-    assert (candidate["gate"]["n"], candidate["gate"]["wins"]) == (16, 8)
+    assert (candidate["gate"]["n"], candidate["gate"]["wins"]) == (12, 6)
     assert candidate["gate"]["mean_difference"] == 0.5 and candidate["gate"]["interval"][0] > 0
     assert "phases.plan.slots" in candidate["structural_changes"]
     assert '+    "plan_notes"' in candidate["diff"]
@@ -122,7 +122,7 @@ def test_a_revision_starts_from_the_best_and_gates_against_it(tmp_path):
         (2, 2, "kept"),
     ]
     assert [r["parent"] for r in kept] == ["memento_v0", "memento_v0_r1a1", "memento_v0_r1a1"]
-    assert [r["gate"]["n"] for r in kept] == [8, 8, 24]
+    assert [r["gate"]["n"] for r in kept] == [8, 8, 20]
     assert [len(c.history) for c in architect.contexts] == [0, 1, 2]
     assert architect.contexts[1].brief.template_id == "memento_v0_r1a1"
 

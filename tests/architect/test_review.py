@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import random
 import re
 
 import pytest
@@ -14,14 +13,19 @@ pytest.importorskip("anthropic")
 from scripted_api import (
     SECRET,
     answers,
+    architect,
     last_text,
+    make_context,
+    propose,
     says,
     settings,
+    streamed,
     submit,
     tool_names,
     use,
+    with_budget,
 )
-from toy_evolution import TEMPLATE, make_config, noting_episode, run_template
+from toy_evolution import TEMPLATE, make_config, run_template
 
 from automem_jax.agent import template
 from automem_jax.agent.actions import REPAIRS
@@ -29,55 +33,23 @@ from automem_jax.agent.grammar import OPERATIONS
 from automem_jax.agent.guards import GUARDS
 from automem_jax.agent.observers import OBSERVERS
 from automem_jax.agent.template import to_data
-from automem_jax.architect import ArchitectError, Context, NoProposal, evolve
-from automem_jax.architect.brief import make_brief
-from automem_jax.architect.budget import Budget, BudgetSpent, Limits
+from automem_jax.architect import ArchitectError, NoProposal, evolve
+from automem_jax.architect.budget import BudgetSpent
 from automem_jax.architect.clients import OpenAIApi
 from automem_jax.architect.conversation import MAX_CALLS, MAX_SILENT
-from automem_jax.architect.ledger import Ledger
+from automem_jax.architect.ledger import read_ledger
 from automem_jax.architect.recorded import Recorder, ReplayError
 from automem_jax.architect.review import ApiArchitect, describe_request, system_prompt
 from automem_jax.architect.tools import MAX_SUBMISSIONS
-from automem_jax.config import ArchitectConfig, ConfigError, PolicyConfig, PriceConfig, ReviewConfig
+from automem_jax.config import (
+    ArchitectConfig,
+    BudgetConfig,
+    ConfigError,
+    PolicyConfig,
+    PriceConfig,
+    ReviewConfig,
+)
 from automem_jax.policies.loopback import LoopbackServer, Reply
-from automem_jax.traces.store import read_trace
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TEST_KEY", SECRET)
-
-
-@pytest.fixture(params=["openai", "anthropic"])
-def kind(request):
-    return request.param
-
-
-def architect(kind, server, waits=None, **fields):
-    sleep = (waits if waits is not None else []).append
-    return ApiArchitect(settings(kind, server, **fields), sleep=sleep, rng=random.Random(0))
-
-
-def make_context(tmp_path, count=4, **fields):
-    paths = [noting_episode(tmp_path / "t", seed, float(seed % 2)) for seed in range(count)]
-    brief = make_brief(TEMPLATE, map(read_trace, paths))
-    context = Context(
-        "minihack", "Memento", 1, 1, "next", TEMPLATE, brief, traces=paths, instructions="Walk."
-    )
-    return dataclasses.replace(context, **fields)
-
-
-def propose(kind, script, context, waits=None, **fields):
-    """(proposal or what was raised, the requests as they came in)."""
-    with LoopbackServer(script) as server:
-        try:
-            found = architect(kind, server, waits, **fields).propose(context)
-        except (NoProposal, ArchitectError, BudgetSpent) as error:
-            found = error
-    return found, server.received
-
 
 # --- the conversation -----------------------------------------------------------------------------
 
@@ -339,7 +311,7 @@ def test_a_review_ends_at_its_tokens(tmp_path, kind):
 )
 def test_a_server_that_fails_for_good_is_one_line(tmp_path, kind, bad, calls):
     waits = []
-    timeout_s = 0.15 if bad.hang else 20.0
+    timeout_s = 0.5 if bad.hang else 20.0
     error, received = propose(
         kind, [bad], make_context(tmp_path, count=1), waits, timeout_s=timeout_s
     )
@@ -393,13 +365,6 @@ def test_reasoning_that_belongs_to_a_call_goes_back_with_it():
 
 
 # --- budget, record, replay -----------------------------------------------------------------------
-
-
-def with_budget(context, tmp_path, **limits):
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    path = tmp_path / "conversations" / f"{context.candidate_id}.jsonl"
-    budget = Budget(Limits(**limits), ledger)
-    return dataclasses.replace(context, budget=budget, conversation=path), ledger
 
 
 def test_a_cap_stops_before_the_call_that_might_break_it(tmp_path, kind):
@@ -512,6 +477,7 @@ def test_evolve_with_a_server_and_no_key_in_any_file_or_log(tmp_path, kind, capl
         says(kind, use("search_traces", text=SECRET)),
         says(kind, submit(TEMPLATE, diagnosis=f"key {SECRET} seen")),
     ]
+    script = [streamed(kind, reply) for reply in script]  # the key may come in two pieces
     with LoopbackServer(script) as server:
         config = dataclasses.replace(make_config(), architect=settings(kind, server))
         best = evolve(config, tmp_path, run_template, architect(kind, server))
@@ -521,6 +487,25 @@ def test_evolve_with_a_server_and_no_key_in_any_file_or_log(tmp_path, kind, capl
     holding = [p for p in tmp_path.rglob("*") if p.is_file() and SECRET in p.read_text()]
     assert holding == [] and SECRET not in caplog.text
     assert all(SECRET not in json.dumps(r.body) for r in server.received)
+
+
+def test_the_model_is_told_what_an_attempt_is_and_what_became_of_the_others(tmp_path, kind):
+    patches = [[{"op": "replace", "path": "/phases/plan/max_turns", "value": n}] for n in (7, 8, 9)]
+    script = [
+        says(kind, submit(TEMPLATE, template_json=None, patch=patch, diagnosis=f"guess {number}"))
+        for number, patch in enumerate(patches, 1)
+    ]
+    with LoopbackServer(script) as server:
+        settled = dataclasses.replace(settings(kind, server), attempts=3)
+        config = dataclasses.replace(make_config(), architect=settled)
+        evolve(config, tmp_path, run_template, architect(kind, server))
+    told = [last_text(received) for received in server.received]
+    assert [text.count("not kept") for text in told] == [0, 1, 1]
+    assert "attempt 1: review" in told[0] and "This is a fresh attempt." in told[0]
+    assert "attempt 2: review" in told[1] and "a continuation of attempt 1" in told[1]
+    assert "attempt 3: review" in told[2] and "a fresh attempt: those before it" in told[2]
+    assert '"verdict": "dropped"' in told[1] and "guess 1" in told[1] and "guess 1" not in told[0]
+    assert "guess 2" in told[2] and '"mean_difference"' in told[2]
 
 
 def scripted_model(kind):
@@ -575,6 +560,34 @@ def test_a_killed_evolution_and_a_replayed_one_end_with_the_same_ledger(
     record = tmp_path / "whole" / "evolve" / "conversations"
     offline = dataclasses.replace(config.architect, replay=str(record))
     assert run(tmp_path / "r", dataclasses.replace(config, architect=offline)) == expected
+
+
+@pytest.mark.parametrize(
+    ("cap", "asked"),
+    [({"dollars": 0.02}, 0), ({"tokens": 3_000}, 0), ({"episodes": 10}, 4), ({"wall_s": 1e-6}, 0)],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_every_cap_ends_the_run_before_it_is_passed_and_a_higher_one_goes_on(tmp_path, cap, asked):
+    ((name, limit),) = cap.items()
+    with LoopbackServer(scripted_model("openai")) as server:
+        price = PriceConfig(input=3.0, output=15.0)
+        free = dataclasses.replace(make_config(), architect=settings("openai", server, price=price))
+        evolve(free, tmp_path / "free", run_template)
+        architect = dataclasses.replace(free.architect, budget=BudgetConfig(**cap))
+        capped = dataclasses.replace(free, architect=architect)
+        server.received.clear()
+        assert evolve(capped, tmp_path / "capped", run_template) == TEMPLATE
+        assert len(server.received) == asked
+        ledger = tmp_path / "capped" / "evolve" / "ledger.jsonl"
+        *charges, stop = read_ledger(ledger)
+        assert stop["type"] == "stop" and f"architect.budget.{name}" in stop["reason"]
+        spent = stop["spend"] | {"tokens": stop["spend"]["prompt_tokens"]}
+        assert name == "wall_s" or spent[name] <= limit
+        assert spent["calls"] == asked
+        best = evolve(free, tmp_path / "capped", run_template)
+    assert best.parent == TEMPLATE.id
+    expected = read_ledger(tmp_path / "free" / "evolve" / "ledger.jsonl")
+    assert [row for row in read_ledger(ledger) if row["type"] != "stop"] == expected
 
 
 def test_a_failing_server_leaves_no_key_and_a_ledger_to_go_on_from(tmp_path, kind, caplog):

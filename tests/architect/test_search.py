@@ -7,12 +7,12 @@ from toy_traces import simple_episode
 
 from automem_jax.agent.template import to_data
 from automem_jax.architect import Proposal, evolve
-from automem_jax.architect import pool as pool_module
 from automem_jax.architect.ledger import read_ledger
 from automem_jax.architect.merge import merge_names, merge_templates
 from automem_jax.architect.pool import Member, Pool
 from automem_jax.architect.proposal import checked
 from automem_jax.config import BudgetConfig
+from automem_jax.report.attempts import attempts
 
 
 def changed(name, parent=TEMPLATE, **places):
@@ -123,14 +123,17 @@ def rows(workdir, kind="candidate"):
     return [r for r in read_ledger(workdir / "evolve" / "ledger.jsonl") if r["type"] == kind]
 
 
-def test_a_population_merges_what_two_members_learnt(tmp_path, config, monkeypatch):
-    monkeypatch.setattr(pool_module, "BEST_SHARE", 0.0)  # the two changes are of the same parent
+@pytest.mark.parametrize("seed", [2, 3])  # the two changes must be drawn of the same parent
+def test_a_population_merges_what_two_members_learnt(tmp_path, config, seed):
     architect = Halves()
-    best = evolve(config, tmp_path, thirds, architect)
+    best = evolve(dataclasses.replace(config, seed=seed), tmp_path, thirds, architect)
     assert gains(best) == 3
     merge = next(row for row in rows(tmp_path) if row.get("edit") == "merge")
-    assert len(merge["parents"]) == 2 and merge["verdict"] == "kept"
-    assert architect.asked == sum(row.get("edit") != "merge" for row in rows(tmp_path))
+    assert len(merge["parents"]) == 2 and merge["pooled"] and merge["template"] == best.id
+    assert [row["template"] for row in rows(tmp_path) if row["verdict"] == "kept"] == [best.id]
+    assert architect.asked == sum(
+        "edit" in row and row["edit"] != "merge" for row in rows(tmp_path)
+    )
     screened = [row for row in rows(tmp_path) if not row.get("pooled")]
     assert screened and all(row["gate"] is None for row in screened)
 
@@ -155,4 +158,13 @@ def test_a_population_goes_on_where_it_stopped(tmp_path, config):
 def test_the_toy_template_is_found_in_population_mode_too(tmp_path):
     best = evolve(make_config(search="population"), tmp_path, run_template)
     assert shows_notes(best)
+    # Four search seeds make no clear lead, so it is judged when all proposals are made.
+    joined, judged = (row for row in rows(tmp_path) if row["template"] == best.id)
+    assert (joined["gate"], joined["pooled"], judged["verdict"]) == (None, True, "kept")
+    assert joined["template_hash"] == judged["template_hash"] and judged["against"] == TEMPLATE.id
+    (told,) = (a for a in attempts(rows(tmp_path)) if a.template == best.id)
+    assert told.kept and told.diagnosis == joined["diagnosis"] and told.gate == judged["gate"]
+    before = (tmp_path / "evolve" / "ledger.jsonl").read_bytes()
+    assert evolve(make_config(search="population"), tmp_path, run_template) == best
+    assert (tmp_path / "evolve" / "ledger.jsonl").read_bytes() == before
     assert json.loads((tmp_path / "evolve" / "best.json").read_text())["id"] == best.id

@@ -309,6 +309,48 @@ def test_a_bad_template_is_one_line_with_place_and_remedy(server, tmp_path, chan
     assert_one_line_error(result, *parts)
 
 
+def test_a_dry_run_prints_prompts_plan_and_forecast_and_calls_nobody(server, tmp_path):
+    server.play(walk_east)
+    result = automem(
+        "evolve",
+        "--dry-run",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.policy.kind=openai",
+        f"--config.policy.base_url={server.loopback.base_url}",
+        "--config.policy.model=m",
+        "--config.architect.kind=api",
+        f"--config.architect.api.base_url={server.loopback.base_url}",
+        "--config.architect.api.model=big",
+        "--config.architect.api.api_key_env=MISSING_KEY",
+        "--config.architect.price.input=3",
+        "--config.architect.price.output=15",
+        "--config.architect.budget.dollars=100",
+        "--config.policy.prices=" + str(prices(tmp_path)),
+    )
+    assert_succeeded(result)
+    for part in (
+        "plan: attempts search, architect api, 3 proposals at most",
+        "seeds: search 10000..10063, gate 20000..",
+        "forecast, at most: ",
+        "calls, ",
+        " USD",
+        "caps: dollars 100",
+        "--- system\nYou improve the memory scaffold",
+        "--- user\n# Environment\nminihack",
+        '"id": "memento_v0"',
+        "- submit_template: ",
+        "prompt tokens for the first of a review's calls to big",
+    ):
+        assert part in result.stdout
+    assert server.received == [] and not (tmp_path / "run").exists()
+
+
+def prices(folder):
+    path = folder / "prices.json"
+    path.write_text(json.dumps({"m": {"input": 1.0, "output": 2.0}}))
+    return path
+
+
 def evolve(server, workdir):
     return automem(
         "evolve",
