@@ -86,11 +86,11 @@ def test_killed_at_random_times_it_ends_with_the_ledger_of_an_unbroken_run(tmp_p
         server.received.clear()
         killed = in_flight = 0
         while killed < KILLS:
-            before, wanted = len(server.received), rng.randint(1, 2 * asked // KILLS)
+            before, wanted = len(server.received), rng.randint(1, asked // (KILLS + 1))
             process = start(server, broken)
             while process.poll() is None and len(server.received) - before < wanted:
                 time.sleep(0.002)
-            time.sleep(rng.uniform(0.0, 0.03))
+            time.sleep(rng.uniform(0.0, 0.01))
             if process.poll() is not None:
                 break  # it ended before this kill
             process.send_signal(signal.SIGKILL)
