@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import threading
 
 import pytest
 
@@ -26,26 +27,27 @@ ORDER = (
 )
 _ACTS = ("subprocess.", "socket.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.remove")
 _ACTS += ("os.rename", "os.mkdir", "shutil.")
-_watched: list[list[str]] = []
+_ACTS += ("_thread.start_new_thread",)
+_watched: list[tuple[int, list[str]]] = []  # thread that is watched, and what it did
 
 
 def _watch(event, arguments):
-    if not _watched:
+    if not _watched or _watched[-1][0] != threading.get_ident():
         return
     wrote = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
     if wrote or event.startswith(_ACTS):
-        _watched[-1].append(f"{event} {arguments}")
+        _watched[-1][1].append(f"{event} {arguments}")
 
 
 @contextlib.contextmanager
 def acts():
-    """What the process writes, runs or connects to meanwhile."""
+    """What this thread writes, runs, starts or connects to meanwhile."""
     if not getattr(sys, "_injection_watch", False):
         sys._injection_watch = True  # a hook stays for good
         sys.addaudithook(_watch)
-    _watched.append([])
+    _watched.append((threading.get_ident(), []))
     try:
-        yield _watched[-1]
+        yield _watched[-1][1]
     finally:
         _watched.pop()
 
