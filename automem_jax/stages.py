@@ -168,7 +168,7 @@ class Stages:
         Raises:
           ConfigError: there are no collected traces yet, or no lineage selection for the control.
         """
-        from automem_jax.evaluation.attribution import split_kind, without
+        from automem_jax.evaluation.attribution import named_selection
         from automem_jax.selection.examples import REPORT_FILE
 
         self._needs_memory("select")
@@ -190,13 +190,10 @@ class Stages:
             print(
                 f"warning: {len(paths)} of {len(names)} collect episodes are there; selecting from them"
             )
-        name, signal = split_kind(kind)
-        settings = dataclasses.replace(self.config.selection, kind=name)
-        if signal:
-            settings = without(settings, signal)
+        settings = named_selection(self.config.selection, kind)
         matches = [self.workdir / "select" / k / REPORT_FILE for k in ("lineage", "signals")]
         match = next((path for path in matches if path.exists()), matches[0])
-        if name == "random" and not match.exists():
+        if settings.kind == "random" and not match.exists():
             raise ConfigError(f"{match} does not exist; run `automem select --kind=lineage` first")
         forbidden = {s for other in ("search", "gate", "heldout") for s in self.seeds[other]}
         with self._stage(f"select {kind}"):
@@ -206,7 +203,7 @@ class Stages:
                 settings,
                 out_dir,
                 forbidden_seeds=forbidden,
-                match=match if name == "random" else None,
+                match=match if settings.kind == "random" else None,
             )
         phases = ", ".join(f"{n} {phase}" for phase, n in report.phases.items())
         print(
@@ -389,15 +386,19 @@ class Stages:
                 f"{self.config.policy.kind!r}"
             )
 
-    def attribute(self) -> Path:
+    def attribute(self, alone: bool = False) -> Path:
         """Trains every variant of the selection, evaluates all of them, and writes attribution.json beside
-        results.json: what each signal is worth, the specialists' actions, the base's logits."""
+        results.json: what each signal is worth, the specialists' actions, the base's logits.
+
+        Args:
+          alone: also by each signal alone.
+        """
         from automem_jax.models.lora import load_adapter, with_adapters
         from automem_jax.recipes import attribution
 
         self._needs_memory("attribute")
         self._needs_local("attribute")
-        kinds = attribution.variants(self.config.selection)
+        kinds = attribution.variants(self.config.selection, alone)
         hashes = [attribution.base_logits_hash(self.runner.model)]
         for kind in kinds:
             self.select(kind)

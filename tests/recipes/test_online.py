@@ -150,3 +150,7 @@ def test_each_signal_is_left_out_once():
         "signals-without-counterfactual",
         "signals-without-idle",
     ]
+    assert variants(selection, alone=True)[5:] == [
+        "signals-only-lineage",
+        "signals-only-counterfactual",
+    ]
