@@ -105,9 +105,12 @@ def measure(
     Raises:
       TraceError: a trace was made with another template, or does not play again as it was recorded.
       PolicyDown: the model's server answers nothing.
-      ValueError: `table` was made with other settings, or memory is carried between episodes.
+      ValueError: `table` was made with other settings, memory is carried between episodes, or there is
+        none.
     """
     settings = settings or BranchSettings()
+    if spec.kind != "memory":
+        raise ValueError(f"agent.kind {spec.kind!r} makes no memory decisions; use 'memory'")
     if spec.carry_memory:
         raise ValueError("counterfactuals need episodes of their own; set agent.carry_memory=False")
     for point in points:
@@ -266,14 +269,9 @@ class _Branching:
             raise TraceError(f"{path}: has {len(trace.steps)} steps, asked for step {last}")
 
     def _agent(self, seed: int) -> Agent:
-        spec = self.spec
-        return Agent(
-            spec.template,
-            spec.sampling,
-            episode=seed,
-            two_model=spec.two_model,
-            instructions=self.env.instructions,
-            task=spec.task,
+        return self.spec.agent(
+            seed,
+            self.env.instructions,
             count_tokens=self.count_tokens,
             context_tokens=self.context_tokens,
         )

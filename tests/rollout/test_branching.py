@@ -178,6 +178,8 @@ def test_what_does_not_play_again_is_refused(played, tmp_path):
         ask(ToyEnv(1, LENGTH), dataclasses.replace(played[0], t=99))
     with pytest.raises(ValueError, match="carry_memory"):
         ask(ToyEnv(1, LENGTH), played[0], carry_memory=True)
+    with pytest.raises(ValueError, match="'window' makes no memory decisions"):
+        ask(ToyEnv(1, LENGTH), played[0], kind="window")
     with pytest.raises(ValueError, match="alteration"):
         ask(ToyEnv(1, LENGTH), dataclasses.replace(played[0], alteration="wish"))
     down = ScriptedPolicy(lambda _: Completion("", finish_reason="error", error="x", outage=True))
