@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from automem_jax.files import write_atomically
-from automem_jax.report import episode, loops, provenance, sections
+from automem_jax.report import episode, loop2, loops, provenance, sections
 from automem_jax.report.material import Material, read_material
 from automem_jax.report.page import Html, join, missing, page, paragraph, tag
 
@@ -21,6 +21,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Material], Html]], ...] = (
     ("templates", "Template edits", loops.templates),
     ("selection", "Selection", loops.selection),
     ("training", "Training", loops.training),
+    ("attribution", "Attribution", loop2.attribution),
+    ("recipes", "Recipes and online rounds", loop2.recipes),
     ("episode", "Episode", episode.episode),
     ("cost", "Cost", provenance.cost),
     ("reproduce", "Reproduce", provenance.reproduce),
