@@ -251,7 +251,7 @@ class CounterfactualConfig:
     `confidence` lies above 0.
     """
 
-    decisions: int = 512
+    decisions: int = 256
     continuations: int = 16
     confidence: float = 0.9
     horizon: int = 0

@@ -134,6 +134,8 @@ _FREE_TO_CHANGE = frozenset(
         for name in ("attention", "checkpoint_every", "keep_checkpoints", "loss_chunk")
     }
     | {"training.microbatch_rows", "training.remat", "selection.workers"}
+    | {f"selection.counterfactual.{name}" for name in ("decisions", "max_calls")}
+    | {"selection.judge.decisions"}
     | {f"evaluation.{name}" for name in ("arms", "baselines", "confidence", "bootstrap_samples")}
     | {
         f"{place}.{name}"

@@ -72,7 +72,8 @@ class BranchResult:
     """The table's rows for the points asked for, in their order, and what was left undone.
 
     A row: episode, seed, t, phase, turn, sha256 (of the reply), alteration, as_was and altered (final
-    progressions, one a continuation; pairs that broke are left out and counted in `broken`).
+    progressions, one a continuation; pairs that broke are left out and counted in `broken`); of resample
+    also `answers`, what the policy said instead, one a continuation.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -169,11 +170,13 @@ class _Fork:
 
 @dataclass
 class _Measured:
-    """A decision under way: final progressions by (side, number); None where one broke."""
+    """A decision under way: final progressions by (side, number), None where one broke; and what was said
+    in its place, by number, where the policy was asked again."""
 
     point: BranchPoint
     fork: _Fork
     values: dict[tuple[str, int], float | None] = field(default_factory=dict)
+    answers: dict[int, str] = field(default_factory=dict)
     ended: int = 0
 
 
@@ -381,6 +384,8 @@ class _Branching:
                 )
             for one, completion in zip(asking, completions, strict=True):
                 one.broken |= completion.finish_reason == "error"
+                if one.side == "altered" and one.measured.point.alteration == "resample":
+                    one.measured.answers.setdefault(one.number, completion.text)
                 one.out = one.agent.receive(completion)
         actions = {s: o.out.action for s, o in running.items() if isinstance(o.out, Decision)}
         self.steps += len(actions)
@@ -410,7 +415,7 @@ class _Branching:
             for n in numbers
             if values["as_was", n] is not None and values["altered", n] is not None
         ]
-        return {
+        row = {
             "episode": Path(point.trace).stem,
             "seed": fork.seed,
             "t": point.t,
@@ -422,6 +427,9 @@ class _Branching:
             "altered": [values["altered", n] for n in whole],
             "broken": len(numbers) - len(whole),
         }
+        if point.alteration == "resample":
+            row["answers"] = [measured.answers[n] for n in whole]
+        return row
 
 
 class _scratch_memory:

@@ -13,6 +13,7 @@ from typing import Any
 
 from automem_jax.config import SelectionConfig
 from automem_jax.selection.balance import choose
+from automem_jax.selection.cleanup import clean_turn
 from automem_jax.selection.combine import Scored, agreement, score_decisions
 from automem_jax.selection.signals import EpisodeSignals
 from automem_jax.traces.measured import read_measured
@@ -102,7 +103,9 @@ def example_signals(one: Scored) -> dict[str, Any]:
         signals |= {"group": credit.group, "line": credit.line}
     if one.effect is not None:
         signals["effect"] = _rounded(dataclasses.asdict(one.effect))
-    return signals
+    cleaned = [clean_turn(text, lineage.vocabulary) for text in one.worse]
+    worse = [{"text": c.text, "spans": list(c.spans)} for c in cleaned if c.reason is None]
+    return signals | ({"worse": worse} if worse else {})
 
 
 def _rows(

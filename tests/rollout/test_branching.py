@@ -10,7 +10,7 @@ from automem_jax.rollout.branching import BranchPoint, BranchSettings, measure, 
 from automem_jax.rollout.engine import PolicyDown, run_episodes
 from automem_jax.selection.effects import effect
 from automem_jax.testing import ChoicePolicy, ScriptedPolicy, ToyEnv
-from automem_jax.text.messages import Completion
+from automem_jax.text.messages import Completion, Request, RequestKey
 from automem_jax.traces.measured import read_measured
 from automem_jax.traces.store import TraceError, read_trace
 
@@ -149,12 +149,24 @@ def test_resampling_and_forced_consultations(played, tmp_path):
     ]
     policy = ChoicePolicy(choices, run_seed=2)
     rows = measure(ToyEnv(64, LENGTH), policy, spec(), points, tmp_path / "t.jsonl", settings).rows
+    assert len(rows[0]["answers"]) == 64 and "answers" not in rows[1]
+    assert set(rows[0]["answers"]) <= {text for text, _ in choices(_request(trace))}
     written, consulted = (effect(row["as_was"], row["altered"]) for row in rows)
     assert written.low > 0
     if "READ" in _text(BranchPoint(trace.trace, fork_step, "plan", 0)):
         assert consulted.value == 0
     else:
         assert consulted.high < 0.6  # as was: a coin or worse; consulted: nine in ten
+
+
+def _request(point: BranchPoint) -> Request:
+    """What the policy was asked at a turn."""
+    for phase in read_trace(point.trace).steps[point.t].phases:
+        if phase.phase == point.phase:
+            messages = tuple(phase.turns[point.turn].messages)
+            key = RequestKey(0, point.t, point.phase, point.turn)
+            return Request("gameplay", messages, spec().sampling, key)
+    raise AssertionError(point)
 
 
 def _text(point: BranchPoint) -> str:
