@@ -513,6 +513,8 @@ def _convert(value: Any, kind: Any, place: str) -> Any:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             raise ConfigError(f"{place}: expected a list, got {value!r}")
         inner = typing.get_args(kind)[0]
+        if inner is str:  # a flag --config.x=a,b arrives as one text
+            value = [p for v in value for p in (v.split(",") if isinstance(v, str) else [v])]
         return tuple(_convert(v, inner, f"{place}[{i}]") for i, v in enumerate(value))
     if isinstance(kind, types.UnionType):
         if value is None:
