@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from handmade import READ, Episode, append
@@ -12,7 +13,8 @@ from automem_jax.config import CounterfactualConfig, SelectionConfig
 from automem_jax.evaluation.attribution import only
 from automem_jax.recipes.constraints import ConstraintError, check_examples, data_seeds
 from automem_jax.recipes.preferences import write_pairs
-from automem_jax.recipes.recipe import own_recipe, recipe_from_data, recipe_to_data
+from automem_jax.recipes.proposers import SearchContext, neighbours
+from automem_jax.recipes.recipe import own_recipe, recipe_from_data, recipe_hash, recipe_to_data
 from automem_jax.recipes.workshop import validation_seeds
 from automem_jax.selection import load_examples, select
 from automem_jax.selection.by_signals import text_hash
@@ -138,3 +140,19 @@ def test_validation_episodes_are_some_of_the_collected_and_always_the_same():
     assert len(seeds) == 5 and set(seeds) < set(range(300, 320))
     assert seeds == validation_seeds(config)
     assert seeds != validation_seeds(dataclasses.replace(config, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "signal", "least"),
+    [("lineage", "credit", "min_credit"), ("signals", "score", "min_score")],
+)
+def test_steps_from_a_recipe_change_what_its_selection_goes_by(kind, signal, least):
+    config = make_config()
+    config = dataclasses.replace(config, selection=dataclasses.replace(config.selection, kind=kind))
+    own = own_recipe(config)
+    context = SearchContext(config, 2, 99, own, frozenset(), [], Path())
+    found = neighbours(context)
+    assert {r.training.weight_signal for r in found} == {signal, own.training.weight_signal}
+    values = {getattr(r.data.selection, least) for r in found}
+    assert values == {0.05, 0.1, 0.2}
+    assert all(recipe_hash(r) != recipe_hash(own) for r in found)
