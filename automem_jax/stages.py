@@ -400,14 +400,23 @@ class Stages:
         self._needs_local("attribute")
         kinds = attribution.variants(self.config.selection, alone)
         hashes = [attribution.base_logits_hash(self.runner.model)]
+        first: dict[str, str] = {}  # what is taught -> the selection that was trained on
+        same: dict[str, str] = {}
         for kind in kinds:
-            self.select(kind)
+            examples = self.select(kind)
+            if self.config.training.objective == "sft":
+                other = first.setdefault(attribution.taught_hash(examples), kind)
+                if other != kind:
+                    print(f"{kind} selects what {other} does: it is the same specialist")
+                    same[kind] = other
+                    continue
             self.train(kind)
         trained = {
             {"lineage": "specialist_best", "random": "control_best"}.get(
                 kind, f"{_TRAINED_ON}{kind}"
             ): kind
             for kind in kinds
+            if kind not in same
         }
         results = self.evaluate(("base_v0", "base_best", *trained))
         hashes.append(attribution.base_logits_hash(self.runner.model))
@@ -416,7 +425,7 @@ class Stages:
             emissions[arm] = attribution.action_emission(self.workdir / "traces" / "evaluate" / arm)
             specialist = with_adapters(self.runner.model, [load_adapter(self.adapter(kind))])
             hashes.append(attribution.base_logits_hash(specialist, adapter_ids=0))
-        found = attribution.findings(results, emissions, hashes)
+        found = attribution.findings(results, emissions, hashes, same)
         path = self.workdir / "attribution.json"
         write_json(path, found)
         for arm, counts in emissions.items():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import numpy as np
 from automem_jax.agent.grammar import parse
 from automem_jax.config import SelectionConfig
 from automem_jax.evaluation.attribution import ONLY, WITHOUT
+from automem_jax.selection import load_examples
 from automem_jax.selection.cleanup import vocabulary_of
 from automem_jax.traces.schema import Trace
 from automem_jax.traces.store import iter_traces
@@ -90,6 +92,15 @@ def variants(selection: SelectionConfig, alone: bool = False) -> list[str]:
     return names
 
 
+def taught_hash(examples: str | os.PathLike) -> str:
+    """SHA-256 of what plain training sees of a selection: prompts, answers, what is supervised."""
+    digest = hashlib.sha256()
+    for example in load_examples(examples):
+        seen = [example.get(name) for name in ("messages", "supervised", "token_ids")]
+        digest.update(json.dumps(seen).encode() + b"\n")
+    return digest.hexdigest()
+
+
 def base_logits_hash(model: Decoder, adapter_ids: int | None = None) -> str:
     """SHA-256 of the logits of fixed token sequences, bit for bit.
 
@@ -106,10 +117,18 @@ def base_logits_hash(model: Decoder, adapter_ids: int | None = None) -> str:
 
 
 def findings(
-    results: Mapping[str, Any], emissions: Mapping[str, ActionEmission], hashes: Sequence[str]
+    results: Mapping[str, Any],
+    emissions: Mapping[str, ActionEmission],
+    hashes: Sequence[str],
+    same: Mapping[str, str],
 ) -> dict[str, Any]:
-    """attribution.json: each arm's mean and differences, the specialists' actions, the base's logits."""
+    """attribution.json: each arm's mean and differences, the specialists' actions, the base's logits.
+
+    Args:
+      same: selections that teach the same as another one, which was trained on for both.
+    """
     return {
+        "same_selection": dict(same),
         "means": {name: arm["mean"] for name, arm in results["arms"].items()},
         "intervals": {name: arm["interval"] for name, arm in results["arms"].items()},
         "paired_differences": list(results["paired_differences"]),

@@ -20,6 +20,8 @@ def attribution(material: Material) -> Html:
         for name, mean in found["means"].items()
     ]
     parts = [table(("arm", "mean %", "interval"), rows, "Progression on held-out seeds")]
+    for name, other in found.get("same_selection", {}).items():
+        parts.append(paragraph(f"{name} selects what {other} does: the same specialist."))
     rows = [
         (
             f"{arm_style(row['arm']).title} less {arm_style(row['baseline']).title}",

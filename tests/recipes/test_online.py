@@ -27,7 +27,12 @@ from automem_jax.models.lora import (
     save_adapter,
     with_adapters,
 )
-from automem_jax.recipes.attribution import action_emission, base_logits_hash, variants
+from automem_jax.recipes.attribution import (
+    action_emission,
+    base_logits_hash,
+    taught_hash,
+    variants,
+)
 from automem_jax.recipes.online import run_rounds
 
 
@@ -137,6 +142,16 @@ def test_the_base_is_the_same_bits_with_adapters_resident_and_off():
     assert base_logits_hash(base) == base_logits_hash(specialist, adapter_ids=0)
     assert base_logits_hash(base) != base_logits_hash(specialist, adapter_ids=1)
     assert base_logits_hash(base) != base_logits_hash(tiny_decoder(seed=1))
+
+
+def test_selections_teach_the_same_where_only_the_reasons_differ(tmp_path):
+    row = {"messages": [{"role": "user", "content": "a"}], "supervised": [], "signals": {"x": 1.0}}
+    found = []
+    for number, change in enumerate(({}, {"signals": {"x": 2.0}}, {"supervised": [1]})):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(json.dumps(row | change) + "\n")
+        found.append(taught_hash(path))
+    assert found[0] == found[1] != found[2]
 
 
 def test_each_signal_is_left_out_once():

@@ -25,9 +25,10 @@ def test_attribution_tells_means_actions_and_whether_the_base_changed(tmp_path):
         "arms": {"base_best": arm | {"mean": 0.75}, LEFT_OUT: arm},
         "paired_differences": [difference | {"wins": 3, "losses": 1}],
     }  # fmt: skip
+    same = {"signals-without-idle": "signals"}
     emissions = {LEFT_OUT: ActionEmission(turns=400, emitted=3, stripped=3, committed=0)}
     for hashes, words in ((["a", "a"], "the same bits"), (["a", "b"], "they differ")):
-        write_json(tmp_path / "attribution.json", findings(results, emissions, hashes))
+        write_json(tmp_path / "attribution.json", findings(results, emissions, hashes, same))
         page = str(loop2.attribution(read_material(tmp_path)))
         for part in (
             words,
@@ -36,6 +37,7 @@ def test_attribution_tells_means_actions_and_whether_the_base_changed(tmp_path):
             "3 / 1",
             "0.75 %",
             "95.0",
+            "signals-without-idle selects what signals does",
         ):
             assert part in page, part
     assert ("warning" in page) == (words == "they differ")
