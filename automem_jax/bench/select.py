@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -20,13 +21,14 @@ from pathlib import Path
 from automem_jax.agent.template import Template, template_hash
 from automem_jax.config import EnvConfig, SelectionConfig
 from automem_jax.envs.base import Percept, TextEnv
-from automem_jax.files import write_atomically
+from automem_jax.files import write_atomically, write_json
 from automem_jax.rollout.engine import RolloutSpec, run_episodes
 from automem_jax.selection import select
 from automem_jax.testing import ScriptedPlayer
 from automem_jax.text.messages import SamplingSettings
 
 FIRST_SEED = 2_000
+LOOK_S = 0.1
 _NEXT_WORLD = 1_000_000  # seeds of an episode's worlds lie so far apart
 
 
@@ -38,7 +40,7 @@ class SelectReport:
       episodes, distinct, steps: episodes selected from, how many of them are no copies, steps each.
       trace_mb: of all traces, 1 MB is 1,000,000 bytes.
       wall_s, cpu_s: of the process that selects, its workers' processor time included.
-      process_gib, workers_gib: peak memory of it, and of its largest worker.
+      peak_gib: the most memory that it and its workers held together, looked at every LOOK_S seconds.
       decisions, kept: memory decisions found and kept.
       ms_per_step: wall time a step.
     """
@@ -49,8 +51,7 @@ class SelectReport:
     trace_mb: float
     wall_s: float
     cpu_s: float
-    process_gib: float
-    workers_gib: float
+    peak_gib: float
     decisions: int
     kept: int
     ms_per_step: float
@@ -128,20 +129,27 @@ def copies(paths: Sequence[Path], count: int, out: Path) -> list[Path]:
 def measure(
     paths: Sequence[Path], config: SelectionConfig, out: Path, distinct: int, steps: int
 ) -> SelectReport:
-    """Selects from the traces in a process of its own."""
+    """Selects from the traces in a process of its own; what an earlier one selected is deleted."""
+    shutil.rmtree(out, ignore_errors=True)
+    listed = out.with_name("paths.json")
+    write_json(listed, list(map(str, paths)))
     settings = json.dumps(dataclasses.asdict(config))
     started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, str(out), settings],
-        input="\n".join(map(str, paths)),
-        capture_output=True,
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(listed), str(out), settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, _held_gib(process.pid))
+        time.sleep(LOOK_S)
     wall = time.perf_counter() - started
-    if done.returncode:
-        raise RuntimeError(f"selection failed: {done.stderr.strip().splitlines()[-1:]}")
-    figures = json.loads(done.stdout)
+    told, problem = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"selection failed: {problem.strip().splitlines()[-1:]}")
+    figures = json.loads(told) | {"peak_gib": peak}
     return SelectReport(
         episodes=len(paths),
         distinct=distinct,
@@ -180,33 +188,30 @@ def run(
     return reports
 
 
-def _select(out: str, settings: str) -> None:
-    """What `measure` runs: selects from the traces named on standard input, prints figures as JSON."""
+def _select(listed: str, out: str, settings: str) -> None:
+    """What `measure` runs: selects from the traces that a file lists, prints figures as JSON."""
     from automem_jax.config import from_config_dict
 
     config = from_config_dict(json.loads(settings), SelectionConfig)
-    report = select(sys.stdin.read().split("\n"), config, out)
-    own, workers = (
-        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    report = select(json.loads(Path(listed).read_text()), config, out)
+    used = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     figures = {
-        "cpu_s": sum(use.ru_utime + use.ru_stime for use in (own, workers)),
-        "process_gib": _peak_gib(),
-        "workers_gib": workers.ru_maxrss / 2**20,
+        "cpu_s": sum(use.ru_utime + use.ru_stime for use in used),
         "decisions": report.memory_turns,
         "kept": report.count,
     }
     print(json.dumps(figures))
 
 
-def _peak_gib() -> float:
-    """This process's peak memory. Its ru_maxrss would hold that of the process which started it."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    peak = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
-    if peak is None:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return int(peak) / 2**20
+def _held_gib(pid: int) -> float:
+    """Resident memory of a process and of all that it started (Linux; 0 elsewhere)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has ended
+        return 0.0
+    own = next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+    return own / 2**20 + sum(_held_gib(int(child)) for child in started)
 
 
 if __name__ == "__main__":

@@ -143,8 +143,8 @@ def main_select(experiment: flags.Experiment) -> None:
         print(
             f"{row.episodes} episodes of {row.steps} steps ({row.distinct} distinct, "
             f"{row.trace_mb:,.0f} MB): {row.wall_s:.1f} s, {row.cpu_s:.1f} s of processor time, "
-            f"{row.ms_per_step:.3f} ms a step; {row.process_gib:.2f} GiB and "
-            f"{row.workers_gib:.2f} GiB a worker; {row.kept:,} of {row.decisions:,} decisions kept"
+            f"{row.ms_per_step:.3f} ms a step; {row.peak_gib:.2f} GiB in all; "
+            f"{row.kept:,} of {row.decisions:,} decisions kept"
         )
     print(f"written: {path}")
 
