@@ -7,7 +7,8 @@ matmul peak, memory, compilation; where torch, transformers and peft are install
 `automem bench decode` replays the requests of recorded episodes (--requests: a file of them or a
 directory of traces) with the config's model: requests/s, tokens/s, prefix reuse, time to first token,
 memory; where torch and transformers are installed (here or in --torch_python), --torch_requests of them
-by `generate` on the same weights, one at a time and in batches of 8, in pauses of the replay.
+by `generate` on the same weights, one at a time and in batches of 8, in pauses of the replay. --adapters=2
+measures what adapters cost in a mixed batch.
 
 `automem bench harness` plays an episode under --config.agent.template with a scripted player, in one
 environment (--env), and measures what the agent costs besides environment and model: time a step early
@@ -72,6 +73,9 @@ _NEW_TOKENS = flags.stage_flag("new_tokens", "32", "decode: the longest answer, 
 _REUSE = flags.stage_flag("prefix_reuse", "on", "decode: reuse cached prefixes.", ["on", "off"])
 _TORCH_REQUESTS = flags.stage_flag(
     "torch_requests", "16", "decode: requests to time with transformers; 0: none; all: all."
+)
+_ADAPTERS = flags.stage_flag(
+    "adapters", "0", "decode: also measure rows of so many random adapters and the base, mixed."
 )
 ITEMS = 256
 
@@ -202,6 +206,7 @@ def main_decode(experiment: flags.Experiment) -> None:
     """`automem bench decode`."""
     from automem_jax.bench import decode as bench
     from automem_jax.bench import generate
+    from automem_jax.bench import mixed as mixed_bench
     from automem_jax.bench.env import machine
     from automem_jax.bench.recorded import SHIPPED, read_recorded
     from automem_jax.rollout.runner import Runner
@@ -212,6 +217,7 @@ def main_decode(experiment: flags.Experiment) -> None:
 
     new_tokens, concurrent = number("new_tokens", _NEW_TOKENS.value, 1), _EPISODES.value
     concurrent = number("episodes", concurrent, 1)
+    adapter_count = number("adapters", _ADAPTERS.value, 0)
     torch_requests = None
     if _TORCH_REQUESTS.value != "all":
         torch_requests = number("torch_requests", _TORCH_REQUESTS.value, 0)
@@ -288,7 +294,20 @@ def main_decode(experiment: flags.Experiment) -> None:
         print(f"transformers generate: not measured ({theirs['why']})")
     facts = {"machine": machine(), "requests": str(source), "recorded": _RECORDED.value}
     facts |= {"model": dataclasses.asdict(config), "dropped": prompts.dropped}
-    write_json(path, facts | {"ours": ours, "transformers": theirs})
+    mixed = None
+    if adapter_count:
+        lora = experiment.config.training.lora
+        made = mixed_bench.random_adapters(runner.model, adapter_count, lora)
+        names = [f"adapter{number}" for number in range(1, adapter_count + 1)]
+        for name, adapter in zip(names, made, strict=True):
+            engine.load_adapter(name, adapter)
+        mixed = mixed_bench.measure(engine, prompts, names, concurrent, new_tokens)
+        print(
+            f"{adapter_count} adapters of rank {lora.rank} and the base in one batch: "
+            f"{mixed['mixed_tokens_per_s']:.1f} tokens/s, {mixed['mixed_share_of_base']:.2f} of the "
+            f"base alone ({mixed['base_tokens_per_s']:.1f})"
+        )
+    write_json(path, facts | {"ours": ours, "transformers": theirs, "mixed": mixed})
     print(f"written: {path}")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -64,7 +65,7 @@ KV_DTYPES = (None, "int8")
 CHUNK_TOKENS, JOINED_CHUNK_TOKENS = 256, 512
 # Rows of a decode program on CPU: a small model's step costs much the same with many.
 _CPU_ROWS, _CPU_ROWS_SMALL, _SMALL_PARAMETERS = 8, 64, 8_000_000
-_PASSES = 4  # over chunks of prompts between two bursts, at most
+_PASSES = 4  # over chunks of prompts between two bursts, at most, once half the rows decode
 _LATENCIES = 1024  # newest requests that the percentiles are of
 
 
@@ -106,7 +107,7 @@ class Engine:
         queue_limit: int = 1024,
         max_adapters: int = 8,
         adapters: dict[str, Adapter] | None = None,
-        burst: int = 12,
+        burst: int = 8,
         joined: bool | None = None,
     ):
         config = model.config
@@ -192,8 +193,11 @@ class Engine:
             self._answers[running.request.id].reused_tokens = reused
             self._counts["prompt_tokens"] += len(running.request.prompt_ids)
             self._counts["reused_tokens"] += reused
-        for _ in range(_PASSES):
-            chunks = self._scheduler.chunks(self._chunk_rows)
+        for passes in itertools.count():
+            if passes >= _PASSES and 2 * len(self._scheduler.decoding) >= self._scheduler.slots:
+                break
+            waits = self._scheduler.pass_can_wait(self._chunk_rows)
+            chunks = self._scheduler.chunks(0 if waits else self._chunk_rows)
             if not chunks:
                 break
             self._prefill(chunks)
@@ -416,14 +420,15 @@ class Engine:
             return self._programs[key](weights, self._cache, *given)
 
     def _table_width(self, tokens: int) -> int:
-        """Blocks of a table: of one part of the cache, of 2, 4, ... parts, max_context at most."""
+        """Blocks of a table: of 1, 2, 3, 4, 6, 8, 12, ... parts of the cache, max_context at most."""
         part = self._cache[0].part
-        size, most = part, -(-self.max_context // part) * part
+        most = -(-self.max_context // part)
         if self._joined:  # blocks are read where they lie, and only as many as there are
-            return most // self.block_tokens
-        while size < min(tokens, most):
-            size *= 2
-        return min(size, most) // self.block_tokens
+            return most * part // self.block_tokens
+        wanted = -(-tokens // part)
+        power = 1 << max(0, wanted - 1).bit_length()
+        parts = 3 * power // 4 if power >= 4 and 3 * power // 4 >= wanted else power
+        return min(parts, most) * part // self.block_tokens
 
 
 def _compiled_once(kind: str, program: Callable, *donated: int) -> Callable:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from automem_jax.sampling.prefix_cache import Block, PrefixCache
 from automem_jax.sampling.requests import GenerationRequest, QueueFull
 
+PATIENCE = 2
+
 
 @dataclass(eq=False)
 class Running:
@@ -25,6 +27,7 @@ class Running:
       blocks: of its whole context, prompt first. reused: prompt blocks that others made.
       adapter: version that it began with; see `PrefixCache`.
       next_chunk: prompt blocks before it are computed, or a pass that computes them was started.
+      waited: steps in which its prompt stood still, for want of others to fill a pass with.
     """
 
     request: GenerationRequest
@@ -32,6 +35,7 @@ class Running:
     blocks: list[Block] = field(default_factory=list)
     reused: int = 0
     next_chunk: int = 0
+    waited: int = 0
 
     @property
     def prefix_tokens(self) -> int:
@@ -94,6 +98,28 @@ class Scheduler:
             self.filling.append(running)
             admitted.append(running)
         return admitted
+
+    def pass_can_wait(self, most: int) -> bool:
+        """Whether chunks fill less than a pass of `most` while nearly all rows decode: more may join them.
+
+        A pass costs the same however full it is. A prompt stands still for PATIENCE steps at most.
+        """
+        if 8 * len(self.decoding) < 7 * self.slots:
+            return False
+        missing: set[int] = set()
+        for running in self.filling:
+            if running.waited >= PATIENCE:
+                return False
+            last = -(-running.prefix_tokens // self.cache.block_tokens)
+            blocks = running.blocks[running.next_chunk : last]
+            missing.update(block.index for block in blocks if not block.computed)
+            if len(missing) >= most:
+                return False
+        if not missing:  # what they wait for is computed already
+            return False
+        for running in self.filling:
+            running.waited += 1
+        return True
 
     def chunks(self, most: int) -> list[tuple[Running, int]]:
         """The next chunks to compute, (request, block of its prompt), each block once.

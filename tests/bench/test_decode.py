@@ -9,8 +9,9 @@ from models.tiny import tiny_decoder
 from sampling.letters import LetterTokenizer
 
 from automem_jax.agent.template import load_template
-from automem_jax.bench import decode, generate
+from automem_jax.bench import decode, generate, mixed
 from automem_jax.bench.recorded import SHIPPED, from_trace, read_recorded, write_recorded
+from automem_jax.config import LoraConfig
 from automem_jax.rollout.engine import RolloutSpec, run_episodes
 from automem_jax.sampling.engine import Engine
 from automem_jax.testing import ScriptedPlayer, ToyEnv
@@ -101,6 +102,23 @@ def test_a_replay_answers_everything_and_counts_it(traces, engine):
         k: a.token_ids for k, a in answers.items()
     }
     assert json.dumps(figures)
+
+
+def test_what_adapters_cost_is_measured_on_the_same_prompts(traces, engine):
+    prompts = decode.tokenise(read_recorded(traces), LetterTokenizer(), 1024 - 4)
+    made = mixed.random_adapters(tiny_decoder(max_position=2048), 2, LoraConfig(rank=2, alpha=4.0))
+    for name, adapter in zip("ab", made, strict=True):
+        engine.load_adapter(name, adapter)
+    before = engine.counters()["requests"]
+    figures = mixed.measure(engine, prompts, "ab", 4, 4, rounds=1)
+    assert (
+        engine.counters()["requests"] - before == 2 * 2 * 2 * 4
+    )  # turns, ways, with and without the clock
+    assert 0 < figures["tokens"] <= 4 * 4
+    share = figures["mixed_tokens_per_s"] / figures["base_tokens_per_s"]
+    assert figures["mixed_share_of_base"] == pytest.approx(share)
+    for name in "ab":
+        engine.unload_adapter(name)
 
 
 def test_prompts_beyond_the_context_are_left_out_and_counted(traces):

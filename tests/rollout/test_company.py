@@ -12,7 +12,7 @@ from automem_jax.traces.store import list_traces
 STEPS, SEEDS = 3, range(4)
 
 
-def played(directory, slots, reuse, monkeypatch):
+def played(directory, slots, reuse, monkeypatch, seeds=SEEDS):
     """What the traces hold, without times."""
     made = LocalPolicy.__init__
 
@@ -26,7 +26,7 @@ def played(directory, slots, reuse, monkeypatch):
     sampling = dataclasses.replace(config.sampling, max_tokens=24, min_p=0.03)
     runner = Runner(dataclasses.replace(config, env=env, model=model, sampling=sampling))
     try:
-        runner.run("base", load_template("memento_v0"), SEEDS, directory)
+        runner.run("base", load_template("memento_v0"), seeds, directory)
         reused = runner.policy().usage.reused_tokens
     finally:
         runner.close()
@@ -41,3 +41,6 @@ def test_an_episode_is_the_same_alone_and_in_company_with_and_without_reuse(tmp_
     together, none = played(tmp_path / "8", 8, False, monkeypatch)
     assert none == 0
     assert together == alone
+    crowd, reused = played(tmp_path / "64", 64, True, monkeypatch, range(64))
+    assert reused > 0 and len(crowd) == 64
+    assert {name: crowd[name] for name in alone} == alone

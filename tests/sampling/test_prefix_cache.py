@@ -4,7 +4,7 @@ import pytest
 
 from automem_jax.sampling.prefix_cache import PrefixCache
 from automem_jax.sampling.requests import GenerationRequest, QueueFull
-from automem_jax.sampling.scheduler import Running, Scheduler
+from automem_jax.sampling.scheduler import PATIENCE, Running, Scheduler
 from automem_jax.text.messages import SamplingSettings
 
 
@@ -111,6 +111,26 @@ def test_requests_enter_in_order_and_a_prefix_that_two_need_is_computed_once():
     for name in "abc":
         scheduler.end(scheduler.find(name))
     assert scheduler.cache.used == 0 and scheduler.cache.kept == 2
+
+
+def test_a_part_of_a_pass_waits_for_company_while_nearly_all_rows_decode_but_not_for_long():
+    scheduler = Scheduler(PrefixCache(60, 4), slots=8, queue_limit=9)
+    for name in range(7):
+        scheduler.submit(running(name, [1]))  # nothing to compute
+    scheduler.submit(running("late", list(range(20, 30))))
+    scheduler.admit()
+    assert not scheduler.pass_can_wait(4)  # nobody decodes yet
+    assert scheduler.chunks(0) == [] and len(scheduler.decoding) == 7
+    assert not scheduler.pass_can_wait(3)  # it fills a pass of three
+    for _ in range(PATIENCE):
+        assert scheduler.pass_can_wait(4)
+    assert not scheduler.pass_can_wait(4)
+    assert [chunk for _, chunk in scheduler.chunks(4)] == [0, 1, 2]
+    scheduler.end(scheduler.find(0))
+    scheduler.end(scheduler.find(1))
+    scheduler.submit(running("next", list(range(40, 50))))
+    scheduler.admit()
+    assert not scheduler.pass_can_wait(4)  # two rows of eight are idle
 
 
 def test_a_large_request_waits_for_room_and_is_not_overtaken():
