@@ -6,6 +6,7 @@ import pytest
 from exhaustive import Truth, choices, spec
 
 from automem_jax.agent.agent import Agent
+from automem_jax.agent.template import load_template
 from automem_jax.rollout.branching import BranchPoint, BranchSettings, measure, table_name
 from automem_jax.rollout.engine import PolicyDown, run_episodes
 from automem_jax.selection.effects import effect
@@ -97,6 +98,14 @@ def test_a_fork_goes_on_as_its_agent_and_leaves_it_alone():
     agent.receive(Completion("<|APPEND|>notes|left<|END|><|DONE|>"))
     done = [one.receive(Completion("<|ACTION|>wait<|END|>")) for one in (agent, other)]
     assert done[0] == done[1]
+
+
+@pytest.mark.parametrize("name", ["memento_f4_v0", "crafter_v5", "minihack_v4", "nethack_v2"])
+def test_agents_of_every_kind_of_template_can_be_forked(name):
+    template = load_template(name)
+    agent = Agent(template, spec().sampling, episode=1, two_model=False, instructions="", task="t")
+    other = agent.fork(2)
+    assert other.template is agent.template and other.store is not agent.store
 
 
 @pytest.mark.parametrize("slots", [1, 5])
