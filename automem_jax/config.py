@@ -253,7 +253,7 @@ class CounterfactualConfig:
     `confidence` lies above 0.
     """
 
-    decisions: int = 512
+    decisions: int = 256
     continuations: int = 16
     confidence: float = 0.9
     horizon: int = 0
@@ -529,6 +529,8 @@ def _convert(value: Any, kind: Any, place: str) -> Any:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             raise ConfigError(f"{place}: expected a list, got {value!r}")
         inner = typing.get_args(kind)[0]
+        if inner is str:  # a flag --config.x=a,b arrives as one text
+            value = [p for v in value for p in (v.split(",") if isinstance(v, str) else [v])]
         return tuple(_convert(v, inner, f"{place}[{i}]") for i, v in enumerate(value))
     if isinstance(kind, types.UnionType):
         if value is None:

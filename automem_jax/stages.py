@@ -204,7 +204,7 @@ class Stages:
         Raises:
           ConfigError: there are no collected traces yet, or no lineage selection for the control.
         """
-        from automem_jax.evaluation.attribution import split_kind, without
+        from automem_jax.evaluation.attribution import named_selection
         from automem_jax.selection.examples import REPORT_FILE
 
         self._needs_memory("select")
@@ -226,13 +226,10 @@ class Stages:
             print(
                 f"warning: {len(paths)} of {len(names)} collect episodes are there; selecting from them"
             )
-        name, signal = split_kind(kind)
-        settings = dataclasses.replace(self.config.selection, kind=name)
-        if signal:
-            settings = without(settings, signal)
+        settings = named_selection(self.config.selection, kind)
         matches = [self.workdir / "select" / k / REPORT_FILE for k in ("lineage", "signals")]
         match = next((path for path in matches if path.exists()), matches[0])
-        if name == "random" and not match.exists():
+        if settings.kind == "random" and not match.exists():
             raise ConfigError(f"{match} does not exist; run `automem select --kind=lineage` first")
         forbidden = {s for other in ("search", "gate", "heldout") for s in self.seeds[other]}
         with self._stage(f"select {kind}"):
@@ -242,7 +239,7 @@ class Stages:
                 settings,
                 out_dir,
                 forbidden_seeds=forbidden,
-                match=match if name == "random" else None,
+                match=match if settings.kind == "random" else None,
             )
         phases = ", ".join(f"{n} {phase}" for phase, n in report.phases.items())
         print(
@@ -426,24 +423,37 @@ class Stages:
                 f"{self.config.policy.kind!r}"
             )
 
-    def attribute(self) -> Path:
+    def attribute(self, alone: bool = False) -> Path:
         """Trains every variant of the selection, evaluates all of them, and writes attribution.json beside
-        results.json: what each signal is worth, the specialists' actions, the base's logits."""
+        results.json: what each signal is worth, the specialists' actions, the base's logits.
+
+        Args:
+          alone: also by each signal alone.
+        """
         from automem_jax.models.lora import load_adapter, with_adapters
         from automem_jax.recipes import attribution
 
         self._needs_memory("attribute")
         self._needs_local("attribute")
-        kinds = attribution.variants(self.config.selection)
+        kinds = attribution.variants(self.config.selection, alone)
         hashes = [attribution.base_logits_hash(self.runner.model)]
+        first: dict[str, str] = {}  # what is taught -> the selection that was trained on
+        same: dict[str, str] = {}
         for kind in kinds:
-            self.select(kind)
+            examples = self.select(kind)
+            if self.config.training.objective == "sft":
+                other = first.setdefault(attribution.taught_hash(examples), kind)
+                if other != kind:
+                    print(f"{kind} selects what {other} does: it is the same specialist")
+                    same[kind] = other
+                    continue
             self.train(kind)
         trained = {
             {"lineage": "specialist_best", "random": "control_best"}.get(
                 kind, f"{_TRAINED_ON}{kind}"
             ): kind
             for kind in kinds
+            if kind not in same
         }
         results = self.evaluate(("base_v0", "base_best", *trained))
         hashes.append(attribution.base_logits_hash(self.runner.model))
@@ -452,7 +462,7 @@ class Stages:
             emissions[arm] = attribution.action_emission(self.workdir / "traces" / "evaluate" / arm)
             specialist = with_adapters(self.runner.model, [load_adapter(self.adapter(kind))])
             hashes.append(attribution.base_logits_hash(specialist, adapter_ids=0))
-        found = attribution.findings(results, emissions, hashes)
+        found = attribution.findings(results, emissions, hashes, same)
         path = self.workdir / "attribution.json"
         write_json(path, found)
         for arm, counts in emissions.items():

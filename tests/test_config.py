@@ -46,6 +46,12 @@ def test_a_value_of_the_wrong_kind_is_named(source, message):
         from_config_dict(source)
 
 
+def test_a_list_may_come_as_one_text_as_flags_give_it():
+    source = default_config()
+    source.evaluation.arms = ("base_v0,control_best",)
+    assert from_config_dict(source).evaluation.arms == ("base_v0", "control_best")
+
+
 def test_an_int_is_a_float_where_a_float_is_wanted():
     assert from_config_dict({"sampling": {"temperature": 0}}).sampling.temperature == 0.0
 

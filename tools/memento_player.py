@@ -1,8 +1,8 @@
 """The scripted player whose mixed memory habits the embedded base imitates.
 
-It plays MiniHack-Memento-Short-F2-v0 through the agent's own protocol. Its gameplay is sound given what
-it can read in its prompt; its note-taking is not: per episode it is drawn whether it records the cue
-and whether it consults its notes at the fork.
+It plays MiniHack-Memento-Short-F2-v0 (MementoPlayer) or MiniHack-Memento-F4-v0 (MementoF4Player) through
+the agent's own protocol. Its gameplay is sound given what it can read in its prompt; its note-taking is
+not: per episode it is drawn whether it records the cue and whether it consults its notes at the fork.
 """
 
 from __future__ import annotations
@@ -63,7 +63,14 @@ class Answer:
 
 
 class MementoPlayer:
-    """Plays one episode. `notes` is the name of the notes file in this episode's template."""
+    """Plays one episode. `notes` is the name of the notes file in this episode's template.
+
+    Attributes:
+      at_fork: whether the last PLAN was at the fork.
+      corridor: moves east from the start to the cell where the fork comes into sight.
+    """
+
+    corridor = CORRIDOR_LENGTH
 
     def __init__(self, habits: Habits, rng: np.random.Generator, notes: str):
         self._habits, self._rng, self._notes = habits, rng, notes
@@ -75,6 +82,18 @@ class MementoPlayer:
         self._recorded = False  # what the habit asks for
         self.at_fork = False
 
+    def cue(self, text: str) -> str:
+        """The cue of a text, the last one where there are several; empty without one."""
+        return (CUE.findall(text) or [""])[-1]
+
+    def note(self, cue: str) -> str:
+        """The line that records a cue."""
+        return f"{cue} behind bars"
+
+    def skips(self, percept: Percept) -> bool:
+        """Whether the next step, east, is taken without asking the agent: nothing is learnt from it."""
+        return False
+
     def answer(self, request: Request, percept: Percept) -> Answer:
         """The reply to one request of the agent."""
         if request.key.phase == "log":
@@ -85,14 +104,14 @@ class MementoPlayer:
         if request.key.turn > 0:
             return Answer("<|DONE|>", True)
         rng, habits = self._rng, self._habits
-        cue = CUE.search(percept.fields["language"])
+        cue = self.cue(percept.fields["language"])
         if rng.random() < (habits.stray_log_of_cue if cue else habits.stray_log):
-            line = f"{cue.group()} behind bars" if cue else str(rng.choice(TRIVIA))
+            line = self.note(cue) if cue else str(rng.choice(TRIVIA))
             self._recorded |= bool(cue) and self._records == "cue"
             return Answer(self._append(line), False)
         if cue and self._records == "cue" and not self._recorded:
             self._recorded = True
-            return Answer(self._append(f"{cue.group()} behind bars"), True)
+            return Answer(self._append(self.note(cue)), True)
         wants_trivia = cue and self._records == "trivia" and not self._recorded
         if wants_trivia or rng.random() < habits.trivia:
             self._recorded |= bool(wants_trivia)
@@ -107,13 +126,10 @@ class MementoPlayer:
 
     def _plan(self, request: Request, percept: Percept) -> Answer:
         rng, habits = self._rng, self._habits
-        x, y = (int(v) for v in percept.fields["blstats"][:2])
-        if self._start is None:
-            self._start = (x, y)
-        dx, dy = x - self._start[0], y - self._start[1]
+        dx, dy = self._moved(percept)
         if request.key.turn == 0:
-            shown = CUE.search("\n".join(m.content for m in request.messages))
-            self.at_fork = dx == CORRIDOR_LENGTH and dy == 0
+            shown = self.cue(_said(request))
+            self.at_fork = dx == self.corridor and dy == 0
             stray = habits.stray_consult_at_fork if self.at_fork else habits.stray_consult
             if rng.random() < stray:
                 return Answer(self._look(), False)
@@ -126,6 +142,13 @@ class MementoPlayer:
             return Answer(_act(str(rng.choice(percept.actions))), False)
         return Answer(_act(self._move(request, dx, dy)), True)
 
+    def _moved(self, percept: Percept) -> tuple[int, int]:
+        """Cells east and south of the start."""
+        x, y = (int(v) for v in percept.fields["blstats"][:2])
+        if self._start is None:
+            self._start = (x, y)
+        return x - self._start[0], y - self._start[1]
+
     def _look(self) -> str:
         if self._rng.random() < self._habits.search:
             return format_operation("SEARCH", self._notes, "behind")
@@ -136,9 +159,9 @@ class MementoPlayer:
         if dy == 0 and dx < CORRIDOR_LENGTH:
             return "east"
         if dy == 0:
-            cues = CUE.findall("\n".join(m.content for m in request.messages))
-            if cues:
-                self._arm = -1 if cues[-1] == NORTH_CUE else 1
+            cue = self.cue(_said(request))
+            if cue:
+                self._arm = -1 if cue == NORTH_CUE else 1
             elif self._arm is None:
                 self._arm = -1 if self._rng.random() < 0.5 else 1
             if dx == CORRIDOR_LENGTH:
@@ -150,6 +173,44 @@ class MementoPlayer:
         if abs(dy) == 2:
             return f"{side}east"
         return "east"
+
+
+class MementoF4Player(MementoPlayer):
+    """Four arms at the end of a long corridor; the cue is a pair of creatures.
+
+    The corridor looks the same for some fifty steps: one in `asked` of them is put to the agent.
+    """
+
+    corridor = 59
+    asked = 0.06
+    _alike = range(10, 56)  # moves east of the start
+    _first_moves = ("north", "northeast", "southeast", "south")  # northernmost arm first
+
+    def cue(self, text: str) -> str:
+        jelly, mold = (re.findall(kind, text) for kind in (r"(\w+) jelly", r"(\w+) mold"))
+        return f"{jelly[-1]} jelly, {mold[-1]} mold" if jelly and mold else ""
+
+    def skips(self, percept: Percept) -> bool:
+        dx, dy = self._moved(percept)
+        return dy == 0 and dx in self._alike and self._rng.random() >= self.asked
+
+    def _move(self, request: Request, dx: int, dy: int) -> str:
+        """The right step from a square, given what the prompt shows; any arm without a cue."""
+        if dx != self.corridor:
+            return "east"
+        if dy == 0:
+            cue = self.cue(_said(request))
+            if cue:
+                self._arm = 2 * ("green" in cue) + ("spotted" in cue)
+            elif self._arm is None:
+                self._arm = int(self._rng.integers(4))
+            return self._first_moves[self._arm]
+        side = "north" if dy < 0 else "south"
+        return (side, f"{side}east", "east")[abs(dy) - 1]
+
+
+def _said(request: Request) -> str:
+    return "\n".join(m.content for m in request.messages)
 
 
 def _act(name: str) -> str:

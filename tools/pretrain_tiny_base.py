@@ -1,10 +1,12 @@
 """Makes the embedded base: automem_jax/models/assets (weights, config, tokenizer, recipe).
 
     python tools/pretrain_tiny_base.py --out=automem_jax/models/assets
+    python tools/pretrain_tiny_base.py --task=f4 --out=runs/f4_base
 
 A scripted player (memento_player.py) plays MiniHack-Memento-Short-F2-v0 through the agent's own
 protocol under many variants of the memento template, with mixed memory habits; a decoder of 0.6 M
-parameters imitates it. Seeded; minutes on 2 cores. `recipe.json` beside the weights records every
+parameters imitates it. With --task=f4 the embedded base goes on learning, from a player of
+MiniHack-Memento-F4-v0. Seeded; minutes on 2 cores. `recipe.json` beside the weights records every
 setting, and its hash is in the weights' own metadata. Run it again with the same settings and
 versions and the same bytes come out on the same kind of machine.
 """
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 
 import memento_player
@@ -36,7 +39,7 @@ from automem_jax.evaluation.results import summarise
 from automem_jax.files import write_atomically, write_json
 from automem_jax.models.config import embedded
 from automem_jax.models.decoder import BaseWeight, Decoder
-from automem_jax.models.weights import base_hash, save_model
+from automem_jax.models.weights import base_hash, load_model, save_model
 from automem_jax.policies.local import LocalPolicy
 from automem_jax.progress import Progress
 from automem_jax.rollout.engine import RolloutSpec, run_episodes
@@ -49,17 +52,31 @@ from automem_jax.training.packing import Item
 from automem_jax.training.step import initial_state, make_train_step, partition
 
 FLAGS = flags.FLAGS
+flags.DEFINE_enum("task", "short", ["short", "f4"], "Which Memento the base is for.")
 flags.DEFINE_string("out", "runs/tiny_base", "Where weights, tokenizer and recipe go.")
 flags.DEFINE_integer("episodes", 0, "Overrides the recipe's number of scripted episodes.")
 flags.DEFINE_integer("epochs", 0, "Overrides the recipe's number of epochs.")
 
 
-# What the shipped base must show: above chance, with memory that is neither absent nor good.
+# What a base must show: above chance, with memory that is neither absent nor good.
 WANTED = {
-    "progression": (0.57, 0.72),
-    "cue_logged": (0.35, 0.55),
-    "win_given_read": (0.95, 1.0),
-    "shown_win_given_read": (0.95, 1.0),
+    "short": {
+        "progression": (0.57, 0.72),
+        "cue_logged": (0.35, 0.55),
+        "win_given_read": (0.95, 1.0),
+        "shown_win_given_read": (0.95, 1.0),
+    },
+    "f4": {
+        "progression": (0.3, 0.65),
+        "cue_logged": (0.35, 0.6),
+        "win_given_read": (0.9, 1.0),
+        "shown_win_given_read": (0.9, 1.0),
+    },
+}
+TOKENIZER = resources.files("automem_jax.models") / "assets" / "tokenizer.model"
+PLAYERS = {
+    "short": memento_player.MementoPlayer,
+    "f4": memento_player.MementoF4Player,
 }
 
 
@@ -70,10 +87,16 @@ class Recipe:
     Environment seeds `first_seed`... are apart from every set of the shipped configs. `keep_routine`
     is the share kept of conversations other than LOG in sight of the cue and PLAN at the fork: most of
     an episode is the same walk. PLAN at the fork is learnt `fork_repeats` times. Both depend on phase and
-    square alone, so the habits' frequencies stay as drawn.
+    square alone, so the habits' frequencies stay as drawn. `start` is the model that goes on learning,
+    with its tokenizer; empty: a fresh one. Measured with prompts of `max_context` tokens.
     """
 
+    kind: str = "short"
     task: str = "MiniHack-Memento-Short-F2-v0"
+    template: str = "memento_v0"
+    start: str = ""
+    max_steps: int = 30
+    max_context: int = 256
     seed: int = 0
     first_seed: int = 1_000_000
     episodes: int = 7_000
@@ -95,6 +118,31 @@ class Recipe:
     )
 
 
+RECIPES = {
+    "short": Recipe(),
+    "f4": Recipe(
+        kind="f4",
+        task="MiniHack-Memento-F4-v0",
+        template="memento_f4_v0",
+        start="embedded",
+        max_steps=100,
+        max_context=384,
+        episodes=1_600,
+        keep_routine=0.03,
+        fork_repeats=8,
+        measured_episodes=64,
+        training=TrainingConfig(
+            epochs=2,
+            learning_rate=2e-3,
+            warmup=0.05,
+            weight_decay=0.01,
+            row_tokens=256,
+            batch_rows=24,
+        ),
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Conversation:
     """One phase's conversation; `learnt` holds the indices of the assistant messages with loss."""
@@ -105,14 +153,14 @@ class Conversation:
 
 def play(recipe: Recipe) -> list[Conversation]:
     """Scripted episodes, one template variant each; a conversation a phase."""
-    env = envs.make(EnvConfig(task=recipe.task, slots=1, max_steps=30))
-    base = load_template("memento_v0")
+    env = envs.make(EnvConfig(task=recipe.task, slots=1, max_steps=recipe.max_steps))
+    base = load_template(recipe.template)
     conversations = []
     with Progress("scripted episodes", recipe.episodes, "episodes") as progress:
         for index in range(recipe.episodes):
             rng = np.random.default_rng((recipe.seed, index))
             template, notes = vary(base, rng)
-            player = memento_player.MementoPlayer(recipe.habits, rng, notes)
+            player = PLAYERS[recipe.kind](recipe.habits, rng, notes)
             seed = recipe.first_seed + index
             for conversation, kind in play_episode(env, template, player, seed, recipe.task):
                 if kind == "fork":
@@ -179,6 +227,9 @@ def play_episode(
     )
     percept = env.reset([0], [seed])[0]
     while not percept.done:
+        if player.skips(percept):
+            percept = env.step({0: "east"})[0]
+            continue
         out = agent.observe(percept)
         talks: dict[str, tuple[tuple[Message, ...], list[int]]] = {}
         while not isinstance(out, Decision):
@@ -188,7 +239,7 @@ def play_episode(
             learnt += [len(messages) - 1] * answer.learnt
             talks[out.key.phase] = messages, learnt
             out = agent.receive(Completion(answer.text))
-        in_sight = bool(memento_player.CUE.search(percept.fields["language"]))
+        in_sight = bool(player.cue(percept.fields["language"]))
         for phase, (messages, learnt) in talks.items():
             if learnt:
                 kind = "cue" if phase == "log" and in_sight else "routine"
@@ -244,10 +295,12 @@ def tokenise(conversations: Sequence[Conversation], tokenizer) -> list[Item]:
 
 
 def pretrain(recipe: Recipe, items: Sequence[Item], tokenizer) -> Decoder:
-    """Trains a fresh decoder on the items."""
+    """Trains a decoder on the items."""
     training = recipe.training
-    shape = embedded(tokenizer.vocab_size)
-    model = Decoder(shape, rngs=nnx.Rngs(params=recipe.seed))
+    if recipe.start:
+        model = load_model(recipe.start)[0]
+    else:
+        model = Decoder(embedded(tokenizer.vocab_size), rngs=nnx.Rngs(params=recipe.seed))
     parts = partition(model, trainable=BaseWeight, frozen=nnx.LoRAParam, adapter=None)
     batches = packed_batches(
         items,
@@ -271,7 +324,7 @@ def pretrain(recipe: Recipe, items: Sequence[Item], tokenizer) -> Decoder:
 
 
 def main(_) -> None:
-    recipe = Recipe()
+    recipe = RECIPES[FLAGS.task]
     if FLAGS.episodes:
         recipe = dataclasses.replace(recipe, episodes=FLAGS.episodes)
     if FLAGS.epochs:
@@ -281,7 +334,10 @@ def main(_) -> None:
     started = time.monotonic()
     conversations = play(recipe)
     print(f"{len(conversations)} conversations in {time.monotonic() - started:.0f} s")
-    train_tokenizer(recipe, conversations, out / "tokenizer.model")
+    if recipe.start:
+        write_atomically(out / "tokenizer.model", TOKENIZER.read_bytes())
+    else:
+        train_tokenizer(recipe, conversations, out / "tokenizer.model")
     tokenizer = SentencePieceTokenizer(out / "tokenizer.model")
     items = tokenise(conversations, tokenizer)
     lengths = np.array([len(item) for item in items])
@@ -295,7 +351,7 @@ def main(_) -> None:
     content["measured"] = measure(recipe, model, tokenizer, out)
     write_json(out / "recipe.json", content)
     print(json.dumps(content["measured"], indent=1))
-    for name, (low, high) in WANTED.items():
+    for name, (low, high) in WANTED[recipe.kind].items():
         if not low <= content["measured"][name] <= high:
             raise SystemExit(f"do not ship this base: {name} is outside {low}..{high}; see Recipe")
     print(f"base {content['base_hash'][:16]} in {out}, {time.monotonic() - started:.0f} s in all")
@@ -306,10 +362,12 @@ def measure(recipe: Recipe, model: Decoder, tokenizer, workdir: Path) -> dict[st
 
     Under the unchanged template, and with PLAN showing the notes in full ("shown_...").
     """
-    policy = LocalPolicy(model, tokenizer, slots=64, max_context=256, run_seed=recipe.seed)
-    env = envs.make(EnvConfig(task=recipe.task, slots=64, max_steps=30))
+    policy = LocalPolicy(
+        model, tokenizer, slots=64, max_context=recipe.max_context, run_seed=recipe.seed
+    )
+    env = envs.make(EnvConfig(task=recipe.task, slots=64, max_steps=recipe.max_steps))
     seeds = range(recipe.measured_seed, recipe.measured_seed + recipe.measured_episodes)
-    plain = load_template("memento_v0")
+    plain = load_template(recipe.template)
     shown = from_data(show_file_in_plan(to_data(plain), "notes"))
     figures = {}
     for prefix, template in (("", plain), ("shown_", shown)):
@@ -319,7 +377,7 @@ def measure(recipe: Recipe, model: Decoder, tokenizer, workdir: Path) -> dict[st
             template=template,
             arm="base",
             run_seed=recipe.seed,
-            sampling=SamplingSettings(min_p=0.03, max_tokens=24),
+            sampling=SamplingSettings(min_p=0.03, max_tokens=32),
             two_model=False,
             behaviour_hash="",
         )

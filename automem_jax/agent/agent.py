@@ -9,7 +9,8 @@ writes is stripped, and the base (role "gameplay") sees the same conversation an
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,8 +185,7 @@ class Agent:
         """
         if self._conversation is not None:
             raise ValueError("a request is in flight; fork before observe")
-        shared = (self.template, self._budget, self._sampling, self._percept)
-        shared += tuple(self.template.files.values())
+        shared = (self._budget, self._sampling, self._percept, *_parts(self.template))
         memo: dict[int, Any] = {id(item): item for item in shared}
         memo[id(self._record)] = {}  # the last step's, which the caller holds
         other = copy.deepcopy(self, memo)
@@ -435,3 +435,17 @@ class Agent:
 
     def _text(self, name: str) -> str:
         return prompts.named_text(name, self.template, self._scope.resolve)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """A template's part and all that is in it: immutable, so that copies of an agent share it."""
+    yield value
+    inner: Iterable[Any] = ()
+    if dataclasses.is_dataclass(value):
+        inner = (getattr(value, field.name) for field in dataclasses.fields(value))
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    elif isinstance(value, tuple):
+        inner = value
+    for part in inner:
+        yield from _parts(part)

@@ -14,7 +14,10 @@ measures what adapters cost in a mixed batch.
 environment (--env), and measures what the agent costs besides environment and model: time a step early
 and late, trace size, prompts, and the share of prompt tokens that a prefix cache could reuse.
 
-Prints tables and writes WORKDIR/bench/env.json, harness.json, train.json or decode.json.
+`automem bench select` selects by signals from --traces episodes of --play_steps steps of that player, of
+which --distinct are no copies, and from half as long ones: wall time, processor time, memory.
+
+Prints tables and writes WORKDIR/bench/env.json, harness.json, select.json, train.json or decode.json.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from automem_jax import terminal
 from automem_jax.cli import environment_flags, flags
 from automem_jax.files import write_json
 
-WORDS = ("env", "harness", "train", "decode")
+WORDS = ("env", "harness", "select", "train", "decode")
 WORKERS = "0,1,2"
 
 _BATCH = flags.stage_flag("batch", "16,64,256", "Numbers of slots to measure.")
@@ -37,7 +40,9 @@ _SECONDS = flags.stage_flag("seconds", "3", "Seconds to measure each combination
 _COMPILE = flags.stage_flag(
     "compile", "yes", "Time a first step with an empty and a filled cache.", ["yes", "no"]
 )
-_PLAYED = flags.stage_flag("play_steps", "2000", "harness: steps of the episode.")
+_PLAYED = flags.stage_flag("play_steps", "2000", "harness, select: steps of an episode.")
+_TRACES = flags.stage_flag("traces", "100", "select: episodes to select from.")
+_DISTINCT = flags.stage_flag("distinct", "10", "select: how many of them are played, not copied.")
 
 
 _EXAMPLES = flags.stage_flag(
@@ -108,6 +113,45 @@ def main_harness(experiment: flags.Experiment) -> None:
             f"  unchanged prefix: {shares}"
         )
     print(f"written: {folder / 'harness.json'}")
+
+
+def main_select(experiment: flags.Experiment) -> None:
+    """`automem bench select`."""
+    from automem_jax.agent.template import load_template
+    from automem_jax.bench import env as bench
+    from automem_jax.bench import select
+
+    steps, traces, distinct = (
+        environment_flags.whole_numbers(name, flag.value, least=least, most=1)[0]
+        for name, flag, least in (
+            ("play_steps", _PLAYED, 2),
+            ("traces", _TRACES, 2),
+            ("distinct", _DISTINCT, 1),
+        )
+    )
+    flags.use_compilation_cache()
+    path = experiment.workdir / "bench" / "select.json"
+    reports = select.run(
+        environment_flags.chosen(experiment.config.env)[0],
+        load_template(experiment.config.agent.template),
+        # Whatever the score, so that the examples' writing is timed too.
+        dataclasses.replace(experiment.config.selection, kind="signals", min_score=-1.0),
+        path.with_suffix(""),
+        episodes=traces,
+        distinct=min(distinct, traces),
+        steps=steps,
+    )
+    write_json(
+        path, {"machine": bench.machine(), "measured": list(map(dataclasses.asdict, reports))}
+    )
+    for row in reports:
+        print(
+            f"{row.episodes} episodes of {row.steps} steps ({row.distinct} distinct, "
+            f"{row.trace_mb:,.0f} MB): {row.wall_s:.1f} s, {row.cpu_s:.1f} s of processor time, "
+            f"{row.ms_per_step:.3f} ms a step; {row.peak_gib:.2f} GiB in all; "
+            f"{row.kept:,} of {row.decisions:,} decisions kept"
+        )
+    print(f"written: {path}")
 
 
 def main_train(experiment: flags.Experiment) -> None:

@@ -151,6 +151,8 @@ _FREE_TO_CHANGE = frozenset(
     }
     | {"training.microbatch_rows", "training.remat", "selection.workers", "tracking"}
     | {f"tracking.{name}" for name in ("tensorboard", "wandb", "wandb_project")}
+    | {f"selection.counterfactual.{name}" for name in ("decisions", "max_calls")}
+    | {"selection.judge.decisions"}
     | {f"evaluation.{name}" for name in ("arms", "baselines", "confidence", "bootstrap_samples")}
     | {
         f"{place}.{name}"

@@ -31,7 +31,7 @@ STAGES = {
     "models": "get: fetch a small model by name, checked by hash",
     "convert": "weights and adapters to and from hf, merged, peft, orbax",
     "envs": "check: play every environment twice and compare all observations",
-    "bench": "env, harness, train, decode: what each costs, and what others take for the same",
+    "bench": "env, harness, select, train, decode: what each costs, and what others take for the same",
 }
 
 

@@ -32,6 +32,13 @@ BENCHMARK_TASKS = (
 # What to do, by the first part of a task's name that fits.
 _GOALS = (
     (
+        "Memento-F4",
+        "Two creatures behind bars at the start tell which of four arms to take at the far fork: blue "
+        "jelly and red mold mean the northernmost, spotted jelly and red mold the next, blue jelly "
+        "and green mold the one after, spotted jelly and green mold the southernmost. Walk to the end "
+        "of that arm.",
+    ),
+    (
         "Memento",
         "A creature behind bars at the start tells which arm to take at the far fork: "
         "blue jelly means north, lichen means south. Walk to the end of that arm.",

@@ -1,5 +1,5 @@
-"""Spends the budgets of selection by signals: which decisions are branched, which are rated; and which
-signals a specialist can be trained without, to see what each is worth.
+"""Spends the budgets of selection by signals: which decisions are branched, which are rated; and the
+selections that a specialist can be trained on to see what each signal is worth: without it, or with it alone.
 
 Tables lie in `<workdir>/select/measured/`, named by everything that their figures depend on, so that other
 settings never mix with them and the same ones are never paid for twice.
@@ -20,7 +20,7 @@ from automem_jax.selection.by_signals import score
 from automem_jax.selection.combine import Scored, priorities
 from automem_jax.selection.signals import EpisodeSignals
 
-WITHOUT = "-without-"
+WITHOUT, ONLY = "-without-", "-only-"
 
 # points, settings -> (table, result)
 Measure = Callable[[Sequence[BranchPoint], BranchSettings], tuple[Path, BranchResult]]
@@ -92,10 +92,30 @@ def without(config: SelectionConfig, signal: str) -> SelectionConfig:
     return dataclasses.replace(config, weights=SignalWeights(**(weights | {signal: 0.0})))
 
 
-def split_kind(kind: str) -> tuple[str, str]:
-    """A selection's name taken apart: "signals-without-lineage" -> ("signals", "lineage")."""
-    name, _, signal = kind.partition(WITHOUT)
-    return name, signal
+def only(config: SelectionConfig, signal: str) -> SelectionConfig:
+    """The same selection by one signal alone, whatever its weight is; the gates stay.
+
+    Raises:
+      ValueError: there is no such signal.
+    """
+    names = [field.name for field in dataclasses.fields(SignalWeights)]
+    if signal not in names:
+        raise ValueError(f"signal {signal!r} is none of {', '.join(names)}")
+    weights = SignalWeights(**{name: float(name == signal) for name in names})
+    return dataclasses.replace(config, weights=weights)
+
+
+def named_selection(config: SelectionConfig, name: str) -> SelectionConfig:
+    """What a selection's name asks for: a kind, or "signals-without-SIGNAL" or "signals-only-SIGNAL".
+
+    Raises:
+      ValueError: the signal does not fit.
+    """
+    for mark, change in ((WITHOUT, without), (ONLY, only)):
+        kind, found, signal = name.partition(mark)
+        if found:
+            return change(dataclasses.replace(config, kind=kind), signal)
+    return dataclasses.replace(config, kind=name)
 
 
 def _point(one: Scored, alteration: str) -> BranchPoint:

@@ -34,7 +34,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,8 +54,8 @@ class CueProbe:
     """Asks whether a piece of early information went through memory to a later decision.
 
     Attributes:
-      pattern: regular expression over the percept's long text; its first group, else the whole
-        match, is the cue. Case does not matter.
+      pattern: regular expression over the percept's long text; its groups, else the whole match, are
+        the cue, which a line holds where it holds all of them. Case does not matter.
       early_steps: the cue is looked for at steps t < early_steps.
       decisive_from_end: the decision falls this many actions before the episode's end; memory seen
         after it does not count. 0 counts every step.
@@ -68,8 +68,13 @@ class CueProbe:
     win: float = 1.0
 
 
-# In Memento the wrong arm is punished two moves after the fork, the right one rewarded four after.
+# In Memento the wrong arm is punished two moves after the fork, the right one rewarded four after; in F4
+# seven and thirteen. The first that fits counts.
 PROBES: dict[str, CueProbe] = {
+    "MiniHack-Memento-F4-*": CueProbe(
+        pattern=r"(?s)(?=.*?(blue jelly|spotted jelly))(?=.*?(red mold|green mold))",
+        decisive_from_end=7,
+    ),
     "MiniHack-Memento-*": CueProbe(pattern=r"(blue jelly|lichen)", decisive_from_end=2),
 }
 
@@ -237,19 +242,19 @@ def operations(trace: Trace) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield phase.phase, operation
 
 
-def find_cue(probe: CueProbe, trace: Trace) -> str | None:
-    """The cue in the earliest percept that shows it, in lower case; None if none does."""
+def find_cue(probe: CueProbe, trace: Trace) -> tuple[str, ...] | None:
+    """The cue's parts in the earliest percept that shows it, in lower case; None if none does."""
     pattern = re.compile(probe.pattern, re.IGNORECASE)
     for step in trace.steps:
         if step.t >= probe.early_steps:
             return None
         match = pattern.search(step.percept["long_text"])
         if match:
-            return (match.group(1) if pattern.groups else match.group(0)).lower()
+            return tuple(part.lower() for part in match.groups() or (match.group(),))
     return None
 
 
-def trace_cue(probe: CueProbe, trace: Trace, cue: str) -> tuple[bool, bool, bool]:
+def trace_cue(probe: CueProbe, trace: Trace, cue: Sequence[str]) -> tuple[bool, bool, bool]:
     """(logged, shown by a slot in PLAN, asked for in PLAN) of the agent's lines that hold the cue."""
     lines: dict[str, set[int]] = {}  # ids by file: a shown range holds that file's lines only
     logged = shown = asked = False
@@ -358,13 +363,13 @@ def _gained(before: dict[str, Any], after: dict[str, Any]) -> bool:
     return bool(after["reward"] or after["done"] or after["progression"] != before["progression"])
 
 
-def _lines_with(step: Step, cue: str) -> set[tuple[str, int]]:
+def _lines_with(step: Step, cue: Sequence[str]) -> set[tuple[str, int]]:
     return {
         (change["file"], line_id)
         for change in step.memory
         if change["op"] == "insert"
         for line_id, text in change["lines"]
-        if cue in text.lower()
+        if all(part in text.lower() for part in cue)
     }
 
 

@@ -2,15 +2,16 @@
 
 Variants, all on held-out seeds with paired intervals (evaluation.results): the base under the start
 template, the base under the best one, the specialist, the control trained on random decisions, and a
-specialist trained without each of the signals that selected (evaluation.attribution.without). Two checks
-go with them: how often the specialist writes an action, which must be stripped, and that the base's
-logits are the same bits before and after.
+specialist trained without each of the signals that selected, or by each alone (evaluation.attribution).
+Two checks go with them: how often the specialist writes an action, which must be stripped, and that the
+base's logits are the same bits before and after.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ import numpy as np
 
 from automem_jax.agent.grammar import parse
 from automem_jax.config import SelectionConfig
-from automem_jax.evaluation.attribution import WITHOUT
+from automem_jax.evaluation.attribution import ONLY, WITHOUT
+from automem_jax.selection import load_examples
 from automem_jax.selection.cleanup import vocabulary_of
 from automem_jax.traces.schema import Trace
 from automem_jax.traces.store import iter_traces
@@ -77,16 +79,26 @@ def _emission(trace: Trace) -> ActionEmission:
     )
 
 
-def variants(selection: SelectionConfig) -> list[str]:
+def variants(selection: SelectionConfig, alone: bool = False) -> list[str]:
     """Names of the selections to train on: the specialist's, the control's, and without each signal where
-    more than one decides."""
+    more than one decides; with `alone` also by each signal alone."""
     names = [selection.kind, "random"]
     if selection.kind == "signals":
         weights = dataclasses.asdict(selection.weights)
         used = [name for name, weight in weights.items() if weight > 0]
-        left_out = [*(used if len(used) > 1 else []), *selection.gates]
-        names += [f"signals{WITHOUT}{name}" for name in left_out]
+        several = used if len(used) > 1 else []
+        names += [f"signals{WITHOUT}{name}" for name in (*several, *selection.gates)]
+        names += [f"signals{ONLY}{name}" for name in several if alone]
     return names
+
+
+def taught_hash(examples: str | os.PathLike) -> str:
+    """SHA-256 of what plain training sees of a selection: prompts, answers, what is supervised."""
+    digest = hashlib.sha256()
+    for example in load_examples(examples):
+        seen = [example.get(name) for name in ("messages", "supervised", "token_ids")]
+        digest.update(json.dumps(seen).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def base_logits_hash(model: Decoder, adapter_ids: int | None = None) -> str:
@@ -105,10 +117,18 @@ def base_logits_hash(model: Decoder, adapter_ids: int | None = None) -> str:
 
 
 def findings(
-    results: Mapping[str, Any], emissions: Mapping[str, ActionEmission], hashes: Sequence[str]
+    results: Mapping[str, Any],
+    emissions: Mapping[str, ActionEmission],
+    hashes: Sequence[str],
+    same: Mapping[str, str],
 ) -> dict[str, Any]:
-    """attribution.json: each arm's mean and differences, the specialists' actions, the base's logits."""
+    """attribution.json: each arm's mean and differences, the specialists' actions, the base's logits.
+
+    Args:
+      same: selections that teach the same as another one, which was trained on for both.
+    """
     return {
+        "same_selection": dict(same),
         "means": {name: arm["mean"] for name, arm in results["arms"].items()},
         "intervals": {name: arm["interval"] for name, arm in results["arms"].items()},
         "paired_differences": list(results["paired_differences"]),

@@ -1,5 +1,8 @@
 """Preference pairs from a selection: what was kept against what was dropped at the same prompt.
 
+Each kept decision is held against one that the selection dropped at its very prompt, in turn, so that a
+common mistake is met as often as it was made. Where the policy was asked again at the decision (branches
+of alteration "resample"), an answer that did worse from there stands in place of a dropped one.
 The pairs file is described in training.objective_data.
 """
 
@@ -8,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,11 @@ from automem_jax.selection.cleanup import clean_turn, vocabulary_of
 from automem_jax.traces.schema import Trace, Turn
 from automem_jax.traces.store import read_trace
 
-REJECTED_PER_ANSWER = 4
-
 
 def write_pairs(
-    examples: str | Path,
-    traces: Sequence[str | Path],
-    path: str | Path,
-    *,
-    rejected_per_answer: int = REJECTED_PER_ANSWER,
+    examples: str | Path, traces: Sequence[str | Path], path: str | Path, *, rejected: int = 1
 ) -> int:
-    """Writes a pair for each kept answer and each of the commonest dropped ones at the same prompt.
+    """Writes `rejected` pairs for each kept decision that has something to be held against.
 
     Dropped is a memory turn of `traces` that the clean-up leaves operations of, at the very prompt of a
     kept one, whose cleaned text no selection kept there. Where the selection left a table of scores
@@ -43,31 +40,39 @@ def write_pairs(
 
     Returns how many pairs there are; it may be none.
     """
-    kept: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    kept: dict[str, dict[str, float | None]] = defaultdict(dict)  # prompt -> text -> lowest score
     for example in load_examples(examples):
-        prompt = example["messages"][:-1]
-        text = example["messages"][-1]["content"]
-        kept[_key(prompt)].setdefault(text, example)
+        texts = kept[_key(example["messages"][:-1])]
+        text, score = example["messages"][-1]["content"], example["signals"].get("score")
+        known = texts.get(text)
+        texts[text] = score if known is None or score is None else min(known, score)
     dropped = _dropped(kept, traces, Path(examples).parent)
+    used: Counter[str] = Counter()
     count = 0
     with atomic_file(path) as file:
-        for key, answers in kept.items():
-            ranked = sorted(
-                dropped.get(key, {}).values(), key=lambda found: (-found["count"], found["text"])
-            )
-            for text, example in answers.items():
-                for other in ranked[:rejected_per_answer]:
-                    file.write(json.dumps(_pair(example, text, other)).encode() + b"\n")
-                    count += 1
+        for example in load_examples(examples):
+            key = _key(example["messages"][:-1])
+            others = _worse(example, kept[key]) or dropped.get(key, [])
+            for _ in range(min(rejected, len(others))):
+                other = others[used[key] % len(others)]
+                used[key] += 1
+                file.write(json.dumps(_pair(example, other)).encode() + b"\n")
+                count += 1
     return count
 
 
+def _worse(example: Mapping[str, Any], kept: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Answers that did worse than a kept one when the policy was asked again."""
+    worse = example["signals"].get("worse", ())
+    return [{**one, "ids": []} for one in worse if one["text"] not in kept]
+
+
 def _dropped(
-    kept: dict[str, Any], traces: Sequence[str | Path], folder: Path
-) -> dict[str, dict[str, Any]]:
-    """By prompt, the dropped texts: how often each was written, and the tokens of the first."""
+    kept: Mapping[str, Mapping[str, float | None]], traces: Sequence[str | Path], folder: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """By prompt, the dropped answers in the order of the traces."""
     scores = _scores(folder / TABLE_FILE)
-    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(map(str, traces)):
         trace = read_trace(path)
         vocabulary = vocabulary_of(trace.header)
@@ -81,18 +86,11 @@ def _dropped(
             cleaned = clean_turn(turn.completion.text, vocabulary)
             if cleaned.reason is not None or cleaned.text in kept[key]:
                 continue
-            score = scores.get((relative, *place))
-            least = [e["signals"].get("score") for e in kept[key].values()]
+            score, least = scores.get((relative, *place)), list(kept[key].values())
             if score is not None and None not in least and score >= min(least):
                 continue
-            new = {
-                "text": cleaned.text,
-                "spans": cleaned.spans,
-                "ids": list(turn.completion.token_ids),
-                "trace": path,
-                "count": 0,
-            }
-            found[key].setdefault(cleaned.text, new)["count"] += 1
+            ids = list(turn.completion.token_ids)
+            found[key].append({"text": cleaned.text, "spans": cleaned.spans, "ids": ids})
     return found
 
 
@@ -116,13 +114,13 @@ def _key(messages: Sequence[dict[str, str]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _pair(example: dict[str, Any], text: str, other: dict[str, Any]) -> dict[str, Any]:
+def _pair(example: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     last = len(example["messages"]) - 1
     sampled = {entry["message"]: entry["ids"] for entry in example.get("token_ids", ())}
     return {
         "messages": example["messages"][:-1],
         "chosen": {
-            "text": text,
+            "text": example["messages"][last]["content"],
             "supervised": [{"start": s["start"], "end": s["end"]} for s in example["supervised"]],
             "ids": sampled.get(last, []),
         },
@@ -132,6 +130,5 @@ def _pair(example: dict[str, Any], text: str, other: dict[str, Any]) -> dict[str
             "ids": other["ids"],
         },
         "weight": 1.0,
-        "times_dropped": other["count"],
         "provenance": example["provenance"],
     }

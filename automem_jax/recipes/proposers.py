@@ -159,9 +159,10 @@ def _steps(
     yield {"lora": dataclasses.replace(lora, targets=targets)}, {}, f"adapters on {targets}"
     for loss in sorted({"last_turn", "memory_ops"} - {training.loss}):
         yield {"loss": loss}, {}, f"loss on {loss}"
-    weighted = {"objective": "weighted_sft", "weight_signal": "credit", "weighting": "advantage"}
-    if training.objective != "weighted_sft":
-        yield weighted, {}, "weights from credit"
+    signal = {"lineage": "credit", "signals": "score"}.get(selection.kind)  # what examples carry
+    if training.objective != "weighted_sft" and signal:
+        weighted = {"objective": "weighted_sft", "weight_signal": signal, "weighting": "advantage"}
+        yield weighted, {}, f"weights from {signal}"
     if training.objective != "dpo":
         rate = float(f"{training.learning_rate / 3:.3g}")
         loss = "last_turn" if training.loss == "all_assistant_turns" else training.loss
@@ -176,5 +177,7 @@ def _steps(
     for factor in (2.0, 0.5):
         count = max(1, round(selection.max_examples * factor))
         yield {}, {"max_examples": count}, f"at most {count} examples"
-    for credit in (selection.min_credit * 2, selection.min_credit / 2):
-        yield {}, {"min_credit": float(f"{credit:.3g}")}, f"credit from {credit:.3g}"
+    least = "min_score" if selection.kind == "signals" else "min_credit"
+    for factor in (2.0, 0.5):
+        value = float(f"{getattr(selection, least) * factor:.3g}")
+        yield {}, {least: value}, f"{least.removeprefix('min_')} from {value:g}"

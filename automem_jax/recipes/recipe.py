@@ -24,7 +24,6 @@ from typing import Any
 from automem_jax.config import (
     ConfigError,
     ExperimentConfig,
-    LoraConfig,
     SelectionConfig,
     TrainingConfig,
     check,
@@ -33,6 +32,25 @@ from automem_jax.config import (
 
 SOURCES = ("reuse", "regenerate")
 REASON_CHARS = 4_000
+# What of TrainingConfig a recipe may choose; rows, meshes and memory are the experiment's.
+TRAINING_FIELDS = (
+    "lora",
+    "loss",
+    "objective",
+    "weight_signal",
+    "weighting",
+    "weight_beta",
+    "max_weight",
+    "dpo_beta",
+    "kl_weight",
+    "epochs",
+    "learning_rate",
+    "schedule",
+    "warmup",
+    "weight_decay",
+    "batch_rows",
+    "seed",
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -54,34 +72,13 @@ class DataChoice:
 
 
 @dataclass(frozen=True)
-class RecipeTraining:
-    """What of TrainingConfig a recipe may choose; rows, meshes and memory are the experiment's."""
-
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    loss: str = "last_turn"
-    objective: str = "sft"
-    weight_signal: str = "weight"
-    weighting: str = "linear"
-    weight_beta: float = 0.5
-    max_weight: float = 10.0
-    dpo_beta: float = 0.1
-    kl_weight: float = 0.0
-    epochs: int = 4
-    learning_rate: float = 5e-5
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    batch_rows: int = 4
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """See the module's docstring. `reason` is the proposer's, in words; it changes nothing."""
+    """See the module's docstring. Of `training` only TRAINING_FIELDS are the recipe's. `reason` is the
+    proposer's, in words; it changes nothing."""
 
     name: str
     data: DataChoice = field(default_factory=DataChoice)
-    training: RecipeTraining = field(default_factory=RecipeTraining)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     trains: str = "adapter"
     two_models: bool = True
     clean_up: bool = True
@@ -90,8 +87,7 @@ class Recipe:
 
 def own_recipe(config: ExperimentConfig, name: str = "own") -> Recipe:
     """The experiment's own settings as a recipe."""
-    fields = {f.name: getattr(config.training, f.name) for f in dataclasses.fields(RecipeTraining)}
-    return Recipe(name, DataChoice(selection=config.selection), RecipeTraining(**fields))
+    return Recipe(name, DataChoice(selection=config.selection), config.training)
 
 
 def recipe_from_data(data: Mapping[str, Any], config: ExperimentConfig) -> Recipe:
@@ -107,8 +103,12 @@ def recipe_from_data(data: Mapping[str, Any], config: ExperimentConfig) -> Recip
         raise ConfigError(
             f"recipe.name: {name[:80]!r} must be 1 to 64 letters, digits, '.', '_' or '-'"
         )
-    merged = _merged(dataclasses.asdict(own_recipe(config)), data)
-    recipe = from_config_dict(merged, Recipe, f"recipe {name!r}")
+    own = dataclasses.asdict(own_recipe(config))
+    given = data.get("training")
+    for key in given if isinstance(given, Mapping) else ():
+        if key in own["training"] and key not in TRAINING_FIELDS:
+            raise ConfigError(f"recipe {name!r}.training.{key}: is the experiment's to say")
+    recipe = from_config_dict(_merged(own, data), Recipe, f"recipe {name!r}")
     recipe = dataclasses.replace(recipe, reason=recipe.reason[:REASON_CHARS])
     if recipe.data.source not in SOURCES:
         raise ConfigError(
@@ -129,8 +129,9 @@ def recipe_from_data(data: Mapping[str, Any], config: ExperimentConfig) -> Recip
 
 def recipe_to_data(recipe: Recipe) -> dict[str, Any]:
     """JSON-ready; `recipe_from_data` reads it back. What is the experiment's alone is left out: the
-    judge's server, and how many processes read traces."""
+    judge's server, how many processes read traces, and how training is laid out."""
     data = dataclasses.asdict(recipe)
+    data["training"] = {name: data["training"][name] for name in TRAINING_FIELDS}
     selection = data["data"]["selection"]
     selection["judge"].pop("api")
     selection.pop("workers")
@@ -157,7 +158,7 @@ def training_config(config: ExperimentConfig, recipe: Recipe, epochs: int = 0) -
       epochs: in place of the recipe's; 0: the recipe's.
     """
     chosen = recipe.training
-    fields = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(RecipeTraining)}
+    fields = {name: getattr(chosen, name) for name in TRAINING_FIELDS}
     fields["epochs"] = epochs or chosen.epochs
     rows = config.training.microbatch_rows
     if rows and chosen.batch_rows % rows:

@@ -26,6 +26,8 @@ def attribution(material: Material) -> Html:
         return missing("No attribution yet: run `automem attribute`.")
     same = (found.get("base_logits") or {}).get("identical")
     parts = [_figure(material, found), _emissions(found)]
+    for name, other in (found.get("same_selection") or {}).items():
+        parts.append(paragraph(f"{name} selects what {other} does: the same specialist."))
     parts.append(paragraph(_SAME) if same else paragraph(_DIFFERENT, cls="warning"))
     return join(parts)
 
@@ -62,10 +64,10 @@ def _figure(material: Material, found: dict[str, Any]) -> Html:
     links = material.data.keep("attribution", ("arm", "baseline", *SCORES), data)
     shown = [
         (f"{row['arm']} − {row['baseline']}", percent(row["mean"], True),
-         interval(row["interval"], True), row["n"])
+         interval(row["interval"], True), row["n"], f"{row.get('wins', '-')}/{row.get('losses', '-')}")
         for row in differences
     ]  # fmt: skip
-    head = ("difference", "points", f"{material.level()} interval", "pairs")
+    head = ("difference", "points", f"{material.level()} interval", "pairs", "better/worse")
     return join([figure, links, table(head, shown, "Every difference")])
 
 
@@ -73,10 +75,11 @@ def _emissions(found: dict[str, Any]) -> Html:
     emissions = found.get("actions_of_the_specialist") or {}
     if not emissions:
         return Html("")
+    counts = ("turns", "emitted", "stripped", "committed")
     rows = [
-        (arm_style(name).title, *(f"{row.get(k, 0):,}" for k in ("turns", "emitted", "committed")),
+        (arm_style(name).title, *(f"{row.get(k, 0):,}" for k in counts),
          percent(row.get("rate")))
         for name, row in emissions.items()
     ]  # fmt: skip
-    head = ("specialist", "memory turns", "wrote an action", "taken", "rate, %")
+    head = ("specialist", "memory turns", "wrote an action", "stripped", "taken", "rate, %")
     return table(head, rows, "Game actions that specialists wrote; none may be taken from them")

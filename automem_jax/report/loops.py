@@ -109,9 +109,8 @@ def training(material: Material) -> Html:
 def kind_title(kind: str) -> str:
     """A selection's or training's name in words."""
     known = {"lineage": "specialist (lineage)", "random": "control (random)"}
-    name, _, signal = kind.partition("-without-")
-    if name == "signals":
-        return f"specialist (signals without {signal})" if signal else "specialist (signals)"
+    if kind.partition("-")[0] == "signals":
+        return f"specialist ({kind.replace('-', ' ')})"
     return known.get(kind, kind)
 
 

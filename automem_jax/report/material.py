@@ -44,6 +44,7 @@ _BASELINES = (
     ArmStyle("window", "no memory: window", "--arm-other", "v"),
     ArmStyle("window_cot", "no memory: window, reasoning first", "--arm-other", "<"),
 )
+_SELECTED_BY = "specialist_on_"  # followed by a selection's name
 V0, BEST, SPECIALIST, CONTROL = (arm.name for arm in _ARMS)
 
 # Names of the two selections and trainings, in the order shown, and the arm each stands for.
@@ -53,7 +54,10 @@ KIND_ARMS = {"lineage": SPECIALIST, "random": CONTROL}
 def arm_style(name: str) -> ArmStyle:
     """The style of an arm; an unknown one is named as it is and drawn in the spare colour."""
     known = {arm.name: arm for arm in (*_ARMS, *_BASELINES)}
-    return known.get(name) or ArmStyle(name, name, "--arm-other", "v")
+    title = name
+    if name.startswith(_SELECTED_BY):
+        title = f"specialist on {name.removeprefix(_SELECTED_BY).replace('-', ' ')}"
+    return known.get(name) or ArmStyle(name, title, "--arm-other", "v")
 
 
 def kind_style(kind: str) -> ArmStyle:
@@ -152,6 +156,25 @@ class Material:
             self.problems.append(f"{name}: {error}")
             return None
 
+    def lines(self, name: str) -> Iterator[dict[str, Any]]:
+        """Rows of a JSONL file; a last line torn by a kill is left out, another bad line is a problem."""
+        try:
+            data = (self.workdir / name).read_bytes()
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                self.problems.append(f"{name}: {error}")
+            return
+        *lines, torn = data.split(b"\n")
+        for number, line in enumerate([*lines, torn], 1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("expected a JSON object")
+                yield row
+            except ValueError as error:
+                if line is not torn:
+                    self.problems.append(f"{name}:{number}: {error}")
+
 
 def read_material(workdir: Path) -> Material:
     """Reads a work directory; traces are read only at their first and last lines."""
@@ -159,22 +182,22 @@ def read_material(workdir: Path) -> Material:
     found.config = _mapping(found, "config.json")
     found.results = _mapping(found, "results.json")
     found.best = _mapping(found, "evolve/best.json")
-    found.ledger = list(_lines(found, "evolve/ledger.jsonl"))
+    found.ledger = list(found.lines("evolve/ledger.jsonl"))
     timing = _mapping(found, "timing.json") or {}
     found.timing = dict(timing.get("stages") or {})
     found.usage = _mapping(found, "usage.json")
     found.attribution = _mapping(found, "attribution.json")
-    found.recipes = list(_lines(found, "recipes/ledger.jsonl"))
+    found.recipes = list(found.lines("recipes/ledger.jsonl"))
     found.online = _mapping(found, "online.json")
     found.forecast = _mapping(found, "forecast.json")
-    found.commands = list(_lines(found, COMMANDS_FILE))
+    found.commands = list(found.lines(COMMANDS_FILE))
     for kind in _kinds(workdir / "select"):
         report = _mapping(found, f"select/{kind}/selection.json")
         if report is not None:
-            examples = islice(_lines(found, f"select/{kind}/examples.jsonl"), EXAMPLES_SHOWN * 50)
+            examples = islice(found.lines(f"select/{kind}/examples.jsonl"), EXAMPLES_SHOWN * 50)
             found.selections[kind] = Selection(report, _varied(examples))
     for kind in _kinds(workdir / "train"):
-        metrics = list(_lines(found, f"train/{kind}/metrics.jsonl"))
+        metrics = list(found.lines(f"train/{kind}/metrics.jsonl"))
         done = _mapping(found, f"train/{kind}/done.json")
         if metrics or done:
             found.trainings[kind] = Training(metrics, done)
@@ -197,26 +220,6 @@ def _mapping(found: Material, name: str) -> dict[str, Any] | None:
         found.problems.append(f"{name}: expected a JSON object")
         return None
     return value
-
-
-def _lines(found: Material, name: str) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file; a last line torn by a kill is left out, another bad line is a problem."""
-    try:
-        data = (found.workdir / name).read_bytes()
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError):
-            found.problems.append(f"{name}: {error}")
-        return
-    *lines, torn = data.split(b"\n")
-    for number, line in enumerate([*lines, torn], 1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("expected a JSON object")
-            yield row
-        except ValueError as error:
-            if line is not torn:
-                found.problems.append(f"{name}:{number}: {error}")
 
 
 def _kinds(directory: Path) -> list[str]:

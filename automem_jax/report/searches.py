@@ -23,6 +23,11 @@ def recipes(material: Material) -> Html:
     accepted = [row for row in proposals if row["verdict"] == "accepted"]
     head = f"{counted(len(accepted), 'recipe')} tried, {len(proposals) - len(accepted)} refused."
     parts: list[object] = [paragraph(head, f" Best: {best}." if best else "")]
+    if rows[-1].get("type") != "end":
+        parts.append(paragraph("The search has not come to its end.", cls="quiet"))
+    elif costs := rows[-1].get("costs_in_all"):
+        spent = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in costs.items())
+        parts.append(paragraph(f"Spent: {spent}."))
     shown = [_recipe(row, rows) for row in accepted]
     columns = ("recipe", "why", "examples", "validation loss, rung by rung", "gate")
     if shown:
@@ -61,7 +66,7 @@ def _recipe(proposal: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[objec
     gate = next((row for row in own if row["type"] == "gate"), None)
     failed = next((row["reason"] for row in own if row.get("verdict") == "failed"), "")
     verdict = f"{gate['verdict']}: {gate['reason']}" if gate else failed or "not reached"
-    return (name, proposal.get("reason") or "-", number(data.get("count")), losses, verdict)
+    return (name, proposal.get("reason") or "-", number(data.get("examples")), losses, verdict)
 
 
 def _gates(material: Material, rows: list[dict[str, Any]]) -> Html:

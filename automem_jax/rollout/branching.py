@@ -72,7 +72,8 @@ class BranchResult:
     """The table's rows for the points asked for, in their order, and what was left undone.
 
     A row: episode, seed, t, phase, turn, sha256 (of the reply), alteration, as_was and altered (final
-    progressions, one a continuation; pairs that broke are left out and counted in `broken`).
+    progressions, one a continuation; pairs that broke are left out and counted in `broken`); of resample
+    also `answers`, what the policy said instead, one a continuation.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -105,9 +106,12 @@ def measure(
     Raises:
       TraceError: a trace was made with another template, or does not play again as it was recorded.
       PolicyDown: the model's server answers nothing.
-      ValueError: `table` was made with other settings, or memory is carried between episodes.
+      ValueError: `table` was made with other settings, memory is carried between episodes, or there is
+        none.
     """
     settings = settings or BranchSettings()
+    if spec.kind != "memory":
+        raise ValueError(f"agent.kind {spec.kind!r} makes no memory decisions; use 'memory'")
     if spec.carry_memory:
         raise ValueError("counterfactuals need episodes of their own; set agent.carry_memory=False")
     for point in points:
@@ -166,11 +170,13 @@ class _Fork:
 
 @dataclass
 class _Measured:
-    """A decision under way: final progressions by (side, number); None where one broke."""
+    """A decision under way: final progressions by (side, number), None where one broke; and what was said
+    in its place, by number, where the policy was asked again."""
 
     point: BranchPoint
     fork: _Fork
     values: dict[tuple[str, int], float | None] = field(default_factory=dict)
+    answers: dict[int, str] = field(default_factory=dict)
     ended: int = 0
 
 
@@ -266,14 +272,9 @@ class _Branching:
             raise TraceError(f"{path}: has {len(trace.steps)} steps, asked for step {last}")
 
     def _agent(self, seed: int) -> Agent:
-        spec = self.spec
-        return Agent(
-            spec.template,
-            spec.sampling,
-            episode=seed,
-            two_model=spec.two_model,
-            instructions=self.env.instructions,
-            task=spec.task,
+        return self.spec.agent(
+            seed,
+            self.env.instructions,
             count_tokens=self.count_tokens,
             context_tokens=self.context_tokens,
         )
@@ -383,6 +384,8 @@ class _Branching:
                 )
             for one, completion in zip(asking, completions, strict=True):
                 one.broken |= completion.finish_reason == "error"
+                if one.side == "altered" and one.measured.point.alteration == "resample":
+                    one.measured.answers.setdefault(one.number, completion.text)
                 one.out = one.agent.receive(completion)
         actions = {s: o.out.action for s, o in running.items() if isinstance(o.out, Decision)}
         self.steps += len(actions)
@@ -412,7 +415,7 @@ class _Branching:
             for n in numbers
             if values["as_was", n] is not None and values["altered", n] is not None
         ]
-        return {
+        row = {
             "episode": Path(point.trace).stem,
             "seed": fork.seed,
             "t": point.t,
@@ -424,6 +427,9 @@ class _Branching:
             "altered": [values["altered", n] for n in whole],
             "broken": len(numbers) - len(whole),
         }
+        if point.alteration == "resample":
+            row["answers"] = [measured.answers[n] for n in whole]
+        return row
 
 
 class _scratch_memory:

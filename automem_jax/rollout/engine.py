@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,41 @@ class RolloutSpec:
     kind: str = "memory"
     window: int = 16
     carry_memory: bool = False
+
+    def agent(
+        self,
+        seed: int,
+        instructions: str,
+        *,
+        count_tokens: CountTokens | None = None,
+        context_tokens: int | None = None,
+        carried: Mapping[str, Sequence[str]] | None = None,
+    ) -> Agent | WindowAgent:
+        """The agent of one episode; arguments as Agent's."""
+        if self.kind == "memory":
+            return Agent(
+                self.template,
+                self.sampling,
+                episode=seed,
+                two_model=self.two_model,
+                instructions=instructions,
+                task=self.task,
+                count_tokens=count_tokens,
+                context_tokens=context_tokens,
+                carried=carried,
+            )
+        template = self.template.for_task(self.task)
+        return WindowAgent(
+            self.sampling,
+            episode=seed,
+            instructions=instructions,
+            kind=self.kind,
+            window=self.window,
+            actions_spec=template.actions,
+            phase_tokens=template.limits.phase_tokens,
+            count_tokens=count_tokens,
+            context_tokens=context_tokens,
+        )
 
 
 @dataclass
@@ -374,30 +409,12 @@ class _Run:
         return _Episode(seed, self._agent(seed), writer, recorded)
 
     def _agent(self, seed: int) -> Agent | WindowAgent:
-        spec = self.spec
-        if spec.kind == "memory":
-            return Agent(
-                spec.template,
-                spec.sampling,
-                episode=seed,
-                two_model=spec.two_model,
-                instructions=self.env.instructions,
-                task=spec.task,
-                count_tokens=self.count_tokens,
-                context_tokens=self.context_tokens,
-                carried=self.carried(seed),
-            )
-        template = spec.template.for_task(spec.task)
-        return WindowAgent(
-            spec.sampling,
-            episode=seed,
-            instructions=self.env.instructions,
-            kind=spec.kind,
-            window=spec.window,
-            actions_spec=template.actions,
-            phase_tokens=template.limits.phase_tokens,
+        return self.spec.agent(
+            seed,
+            self.env.instructions,
             count_tokens=self.count_tokens,
             context_tokens=self.context_tokens,
+            carried=self.carried(seed),
         )
 
     def _recorded(self, partial: Path, seed: int) -> dict[RequestKey, Completion]:

@@ -133,6 +133,7 @@ class Runner:
         *,
         adapter: Path | None = None,
         kind: str = "",
+        policy: Policy | None = None,
     ) -> RolloutResult:
         """Plays one episode a seed under `template`; finished episodes in `out_dir` are kept.
 
@@ -140,11 +141,12 @@ class Runner:
           adapter: the memory specialist: an adapter file, or SERVED for a server's
             policy.adapter_model. None plays the base alone.
           kind: of agent; "" for the config's agent.kind.
+          policy: answers in place of the config's own.
         """
         spec = self._spec(arm, template, adapter, kind)
         result = run_episodes(
             self.env,
-            self.policy(adapter),
+            policy or self.policy(adapter),
             spec,
             seeds,
             out_dir,

@@ -7,13 +7,15 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from automem_jax.config import SelectionConfig
 from automem_jax.selection.balance import choose
+from automem_jax.selection.cleanup import clean_turn
 from automem_jax.selection.combine import Scored, agreement, score_decisions
+from automem_jax.selection.lineage import TurnKey
 from automem_jax.selection.signals import EpisodeSignals
 from automem_jax.traces.measured import read_measured
 
@@ -102,7 +104,9 @@ def example_signals(one: Scored) -> dict[str, Any]:
         signals |= {"group": credit.group, "line": credit.line}
     if one.effect is not None:
         signals["effect"] = _rounded(dataclasses.asdict(one.effect))
-    return signals
+    cleaned = [clean_turn(text, lineage.vocabulary) for text in one.worse]
+    worse = [{"text": c.text, "spans": list(c.spans)} for c in cleaned if c.reason is None]
+    return signals | ({"worse": worse} if worse else {})
 
 
 def _rows(
@@ -125,11 +129,6 @@ def _rows(
 
 
 def _details(scored: Sequence[Scored], kept: Sequence[Scored]) -> dict[str, Any]:
-    shapes: dict[str, dict[str, int]] = defaultdict(lambda: {"decisions": 0, "kept": 0})
-    for one in scored:
-        shapes[one.decision.shape]["decisions"] += 1
-    for one in kept:
-        shapes[one.decision.shape]["kept"] += 1
     values: dict[str, list[float]] = defaultdict(list)
     values_kept: dict[str, list[float]] = defaultdict(list)
     for ones, into in ((scored, values), (kept, values_kept)):
@@ -147,32 +146,45 @@ def _details(scored: Sequence[Scored], kept: Sequence[Scored]) -> dict[str, Any]
         }
         for name, found in sorted(values.items())
     }
-    shown: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    shown = Rejections()
     for one in scored:
-        if one.reason is not None and len(shown[one.reason]) < _SHOWN_PER_REASON:
-            key = one.decision.key
-            shown[one.reason].append(
-                {
-                    "trace": one.episode.lineage.episode,
-                    "t": key.t,
-                    "phase": key.phase,
-                    "turn": key.turn,
-                    "text": one.decision.verbatim[:_SHOWN_CHARS],
-                    "values": _rounded(one.values),
-                }
-            )
+        if one.reason is not None:
+            key, text = one.decision.key, one.decision.verbatim
+            shown.add(one.reason, one.episode.lineage.episode, key, text, one.values)
     return {
-        "shapes": {
-            name: counts
-            for name, counts in sorted(shapes.items(), key=lambda s: (-s[1]["kept"], s[0]))
-        },
+        "shapes": coverage(
+            [one.decision.shape for one in scored], [one.decision.shape for one in kept]
+        ),
         "concentration": concentration([one.episode.lineage.trace for one in kept]),
         "signals": signals,
         "agreement": {
             name: agreement(scored, name) for name in ("counterfactual", "judge") if name in values
         },
-        "rejected_examples": dict(shown),
+        "rejected_examples": shown.examples,
     }
+
+
+class Rejections:
+    """The first few decisions that fell out for each reason."""
+
+    def __init__(self) -> None:
+        self.examples: dict[str, list[dict[str, Any]]] = {}
+
+    def add(
+        self, reason: str, episode: str, key: TurnKey, text: str, values: Mapping[str, Any]
+    ) -> None:
+        """Keeps it where its reason has few yet."""
+        known = self.examples.setdefault(reason, [])
+        if len(known) < _SHOWN_PER_REASON:
+            place = {"trace": episode, "t": key.t, "phase": key.phase, "turn": key.turn}
+            known.append(place | {"text": text[:_SHOWN_CHARS], "values": _rounded(values)})
+
+
+def coverage(decisions: Iterable[str], kept: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Decisions and kept ones by the shapes of their prompts, most kept first."""
+    seen, taken = Counter(decisions), Counter(kept)
+    order = sorted(seen, key=lambda shape: (-taken[shape], shape))
+    return {shape: {"decisions": seen[shape], "kept": taken[shape]} for shape in order}
 
 
 def concentration(names: Sequence[str]) -> dict[str, float]:

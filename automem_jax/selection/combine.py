@@ -59,6 +59,7 @@ class Scored:
       score: of the votes; None where there is none.
       reason: why it is not to be kept, or None.
       credit: lineage's, with the group it rests on. effect: the counterfactual's.
+      worse: what the policy said when it was asked again and did worse with, where that was measured.
     """
 
     episode: EpisodeSignals
@@ -66,6 +67,7 @@ class Scored:
     values: dict[str, float]
     credit: Credit
     effect: Effect | None = None
+    worse: tuple[str, ...] = ()
     votes: dict[str, float] = field(default_factory=dict)
     score: float | None = None
     reason: str | None = None
@@ -205,6 +207,8 @@ def _add_effects(scored: Sequence[Scored], rows: Measured, confidence: float) ->
         for one, row in of_task:
             one.effect = effect(row["as_was"], row["altered"], scale=scale, confidence=confidence)
             one.values["counterfactual"] = one.effect.value
+            pairs = zip(row.get("answers", ()), row["as_was"], row["altered"], strict=False)
+            one.worse = tuple(text for text, as_was, altered in pairs if altered < as_was)
 
 
 def _vote(scored: Sequence[Scored], config: SelectionConfig) -> None:

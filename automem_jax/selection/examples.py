@@ -21,7 +21,12 @@ from automem_jax.agent.grammar import OPERATIONS
 from automem_jax.config import SelectionConfig, config_hash
 from automem_jax.files import atomic_file
 from automem_jax.selection import by_signals
-from automem_jax.selection.by_signals import TABLE_FILE, concentration
+from automem_jax.selection.by_signals import (
+    TABLE_FILE,
+    Rejections,
+    concentration,
+    coverage,
+)
 from automem_jax.selection.cleanup import CleanTurn, clean_turn
 from automem_jax.selection.credit import Credit, CreditTable
 from automem_jax.selection.filters import cap, idle, invalid, is_memory_turn
@@ -55,8 +60,8 @@ class SelectionReport:
       groups: the groups of lines with the best lower confidence credit, with the figures behind it.
       seeds: environment seeds of all traces read.
       short: examples that a control could not draw, a phase.
-      details: concentration; of kind signals also coverage of prompt shapes, signals measured, their
-        agreement, and examples of what was rejected.
+      details: concentration, coverage of prompt shapes, examples of what was rejected; of kind signals
+        also the signals measured and their agreement.
     """
 
     kind: str
@@ -167,13 +172,18 @@ def select(
             paths, config, Scan(), forbidden_seeds, lambda done: tick(done, 2 * len(paths))
         )
         credits = CreditTable(lineages)
-        candidates, considered = _candidates(lineages, credits, config, vocabulary, rejected)
+        candidates, shapes, shown = _candidates(lineages, credits, config, vocabulary, rejected)
+        considered = len(shapes)
         if config.kind == "lineage":
             kept = cap(candidates, config, rejected)
         else:
             kept, short = _draw(candidates, wanted, config.seed)
             rejected["not_drawn"] += len(candidates) - len(kept)
         groups = _best_groups(credits)
+        details = {
+            "shapes": coverage(shapes, [c.signals["shape"] for c in kept]),
+            "rejected_examples": shown.examples,
+        }
     if len(kept) < config.min_examples:
         reasons = ", ".join(f"{reason} {n}" for reason, n in rejected.most_common())
         few = f"only {len(kept)}" if kept else "none"
@@ -260,13 +270,14 @@ def _candidates(
     config: SelectionConfig,
     vocabulary: frozenset[str] | None,
     rejected: Counter[str],
-) -> tuple[list[Candidate], int]:
-    candidates, considered = [], 0
+) -> tuple[list[Candidate], list[str], Rejections]:
+    """What may be kept, the prompt shapes of all memory decisions, and some that may not."""
+    candidates, shapes, shown = [], [], Rejections()
     for episode in episodes:
         for turn in episode.turns:
             if not is_memory_turn(episode, turn):
                 continue
-            considered += 1
+            shapes.append(turn.shape)
             cleaned = clean_turn(turn.text, vocabulary or episode.vocabulary)
             # Credit goes to what stays: the clean-up cuts operations off the end only.
             turn = dataclasses.replace(turn, operations=turn.operations[: len(cleaned.spans)])
@@ -278,9 +289,11 @@ def _candidates(
                 reason = idle(turn) or credit.reason or _unconvincing(credit, config)
             if reason is not None:
                 rejected[reason] += 1
+                values = {"credit": credit.value} if credit.reason is None else {}
+                shown.add(reason, episode.episode, turn.key, turn.text, values)
                 continue
             candidates.append(_candidate(episode, turn, cleaned, credit))
-    return candidates, considered
+    return candidates, shapes, shown
 
 
 def _unconvincing(credit: Credit, config: SelectionConfig) -> str | None:
@@ -299,6 +312,7 @@ def _candidate(
         "success_step": episode.success_step,
         "wrote": list(turn.wrote),
         "read": list(turn.read),
+        "shape": turn.shape,
     }
     if line is not None:
         signals |= {

@@ -59,7 +59,8 @@ class Line:
 @dataclass(frozen=True)
 class TurnRecord:
     """One turn of the agent model. `operations` as in the trace; `failed`: the call itself did;
-    `cut_off`: the token limit ended the reply inside its last operation."""
+    `cut_off`: the token limit ended the reply inside its last operation; `shape`: of the prompt of a
+    turn with operations, see prompt_shape."""
 
     key: TurnKey
     role: str
@@ -67,6 +68,7 @@ class TurnRecord:
     operations: tuple[Mapping[str, Any], ...]
     failed: bool
     cut_off: bool
+    shape: str = ""
 
     @property
     def wrote(self) -> tuple[int, ...]:
@@ -159,8 +161,19 @@ def follow(trace: Any, path: str) -> EpisodeLineage:
                 key = TurnKey(step.t, phase.phase, index)
                 if phase.phase == "plan" and turn.role == "memory":
                     episode.two_model = True
-                episode.turns.append(_follow_turn(episode, key, turn))
+                shape = ""
+                if turn.operations:
+                    shape = prompt_shape(phase.phase, index, turn.messages, bool(phase.shown))
+                episode.turns.append(_follow_turn(episode, key, turn, shape))
     return episode
+
+
+def prompt_shape(phase: str, turn: int, messages: Sequence[Any], shows_memory: bool) -> str:
+    """What kind of prompt it is: phase, turn, whether memory is shown, and size (characters, as a
+    power of two): "plan.1+memory.2^13"."""
+    size = sum(len(message.content) for message in messages)
+    shown = "+memory" if shows_memory else ""
+    return f"{phase}.{min(turn, 3)}{shown}.2^{max(0, size - 1).bit_length()}"
 
 
 def _remember_lines(episode: EpisodeLineage, step: Any, ids: dict[str, list[int]]) -> None:
@@ -182,7 +195,7 @@ def _note_shown(
                 _note_read(episode.lines[line_id], ReadBack(at, "shown"))
 
 
-def _follow_turn(episode: EpisodeLineage, key: TurnKey, turn: Any) -> TurnRecord:
+def _follow_turn(episode: EpisodeLineage, key: TurnKey, turn: Any, shape: str) -> TurnRecord:
     for operation in turn.operations:  # in the order executed: a read sees what stands before it
         for line_id in operation.get("read") or ():
             line = episode.lines.get(line_id)
@@ -199,6 +212,7 @@ def _follow_turn(episode: EpisodeLineage, key: TurnKey, turn: Any) -> TurnRecord
         failed=turn.completion.error is not None,
         cut_off=turn.completion.finish_reason == "length"
         and _ends_open(turn.completion.text, episode.vocabulary),
+        shape=shape,
     )
 
 

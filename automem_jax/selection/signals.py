@@ -43,7 +43,7 @@ class Decision:
     """One memory decision; see the module's docstring.
 
     `text` is the cleaned turn; `operations` the names of those that stay; `sha256` of the verbatim text
-    is added when the row is written. `shape` is the prompt's, see `prompt_shape`.
+    is added when the row is written. `shape` is the prompt's, see lineage.prompt_shape.
     """
 
     key: TurnKey
@@ -152,13 +152,12 @@ class _Scan:
         self._memory(step, new)
         displayed: set[int] = set()
         for phase in step.phases:
-            for number, turn in enumerate(phase.turns):
+            for turn in phase.turns:
                 record = next(turns)
                 shown = set(record.read)
                 displayed |= _in_ranges(shown, phase.shown)
                 if record.operations and is_memory_turn(self.lineage, record):
-                    shape = prompt_shape(phase.phase, number, turn.messages, bool(phase.shown))
-                    self._decision(record, turn, texts, new, displayed, shape, failed)
+                    self._decision(record, turn, texts, new, displayed, failed)
                 for line in shown:
                     self._note_read(line, step.t)
                 displayed |= shown
@@ -200,7 +199,6 @@ class _Scan:
         texts: Mapping[int, str],
         new: Mapping[int, float],
         displayed: set[int],
-        shape: str,
         failed: str | None,
     ) -> None:
         cleaned = self._clean(record.text)
@@ -238,7 +236,7 @@ class _Scan:
                 text=cleaned.text,
                 verbatim=record.text,
                 operations=tuple(operation["op"] for operation in operations),
-                shape=shape,
+                shape=record.shape,
                 wrote=wrote,
                 read=read,
                 reason=reason,
@@ -262,14 +260,6 @@ class _Scan:
             if not is_wish(clause):
                 words.update(word for word in _words(clause) if word not in self.seen)
         return words
-
-
-def prompt_shape(phase: str, turn: int, messages: Sequence[Any], shows_memory: bool) -> str:
-    """What kind of prompt it is: phase, turn, whether memory is shown, and size (characters, as a
-    power of two): "plan.1+memory.2^13"."""
-    size = sum(len(message.content) for message in messages)
-    shown = "+memory" if shows_memory else ""
-    return f"{phase}.{min(turn, 3)}{shown}.2^{max(0, size - 1).bit_length()}"
 
 
 def _in_ranges(lines: set[int], shown: Mapping[str, Sequence[Sequence[int]]]) -> set[int]:

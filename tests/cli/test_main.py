@@ -83,6 +83,16 @@ def test_stages_before_their_input_say_what_to_run(tmp_path):
     assert_one_line_error(automem("train", f"--workdir={tmp_path}"), "automem select")
 
 
+def test_signals_left_out_or_alone_are_of_kind_signals(tmp_path):
+    (tmp_path / "traces" / "collect" / "memento_v0").mkdir(parents=True)
+    for flags, parts in (
+        (["--only=lineage"], ["--only=lineage needs --kind=signals, got 'lineage'"]),
+        (["--kind=signals", "--only=luck"], ["'luck' is none of lineage"]),
+        (["--kind=signals", "--only=judge", "--without=idle"], ["give one"]),
+    ):
+        assert_one_line_error(automem("select", f"--workdir={tmp_path}", *flags), *parts)
+
+
 def test_an_unknown_template_and_task_are_said(tmp_path):
     result = automem("rollout", f"--workdir={tmp_path}", "--template=memento_v9")
     assert_one_line_error(result, "memento_v9")

@@ -178,6 +178,23 @@ def test_every_task_replays_a_hundred_scripted_steps(task, actions):
     env.close()
 
 
+def test_the_four_arms_of_memento_are_told_by_pairs_and_the_right_one_wins():
+    """The instructions' first arm from the north, walked in seeds whose cue names it."""
+    env = envs.make(EnvConfig(task="MiniHack-Memento-F4-v0", slots=1))
+    assert "blue jelly and red mold mean the northernmost" in env.instructions
+    assert "lichen" not in env.instructions
+    for seed in range(40):
+        seen = env.reset([0], [seed])[0].fields["language"]
+        if "blue jelly" in seen and "red mold" in seen:
+            break
+    arm = ["north", "north", "northeast"] + ["east"] * 20
+    assert _walk(env, 0, ["east"] * 59 + arm).progression == 1.0
+    env.reset([0], [seed])
+    wrong = ["south", "south", "southeast"] + ["east"] * 20
+    assert _walk(env, 0, ["east"] * 59 + wrong).end_reason == "task failed"
+    env.close()
+
+
 def test_autopickup_is_off_unless_asked_for():
     def picked(autopickup):
         env = envs.make(EnvConfig(task="MiniHack-KeyRoom-S5-v0", slots=1, autopickup=autopickup))

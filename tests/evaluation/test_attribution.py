@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[1] / "rollout"))
 from exhaustive import OTHER, TRIVIA, choices, spec
 
 from automem_jax.config import CounterfactualConfig, SelectionConfig, SignalWeights
-from automem_jax.evaluation.attribution import measure_decisions, split_kind, without
+from automem_jax.evaluation.attribution import measure_decisions, named_selection, only, without
 from automem_jax.rollout.branching import measure, table_name
 from automem_jax.rollout.engine import run_episodes
 from automem_jax.selection.by_signals import score
@@ -122,5 +122,17 @@ def test_one_signal_is_left_out_by_name():
         without(config, "judge")
     with pytest.raises(ValueError, match="only one with a weight"):
         without(config_of(lineage=1.0), "lineage")
-    assert split_kind("signals-without-lineage") == ("signals", "lineage")
-    assert split_kind("random") == ("random", "")
+    assert only(config, "judge").weights == dataclasses.replace(NONE, judge=1.0)
+    with pytest.raises(ValueError, match="'luck' is none of lineage, followed"):
+        only(config, "luck")
+
+
+def test_a_selection_is_asked_for_by_its_name():
+    config = dataclasses.replace(config_of(lineage=1.0, outcome=0.5), kind="lineage")
+    for name, kind, weights in (
+        ("random", "random", config.weights),
+        ("signals-without-lineage", "signals", dataclasses.replace(NONE, outcome=0.5)),
+        ("signals-only-avoided_repeat", "signals", dataclasses.replace(NONE, avoided_repeat=1.0)),
+    ):
+        found = named_selection(config, name)
+        assert (found.kind, found.weights) == (kind, weights)

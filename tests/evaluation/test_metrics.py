@@ -136,6 +136,24 @@ def test_a_read_after_the_decision_does_not_count(tmp_path):
     assert counter.result()["cue_read"] == 0.0
 
 
+def test_a_cue_of_two_parts_is_logged_by_a_line_that_holds_both(tmp_path):
+    probe = probe_for("MiniHack-Memento-F4-v0")
+    found = []
+    for seed, line in enumerate(("Red mold, BLUE jelly", "blue jelly", "blue jelly, green mold")):
+        steps = [
+            step("red mold very near south\nblue jelly very near north"),
+            step(
+                "hall",
+                log=[turn(op("APPEND", wrote=[7]))],
+                memory=[create("n"), insert("n", (7, line))],
+            ),
+        ]
+        counter = CueCounter(probe)
+        counter.add(read_trace(write_episode(tmp_path, seed, steps)))
+        found.append(counter.result()["cue_logged"])
+    assert found == [1.0, 0.0, 0.0]
+
+
 def test_lines_the_system_wrote_are_neither_logged_nor_read(tmp_path):
     copied = [create("auto"), insert("auto", (0, "lichen"))]
     steps = [step("a lichen", memory=copied, shown={"auto": [[0, 0]]}), step("b")]

@@ -27,7 +27,12 @@ from automem_jax.models.lora import (
     save_adapter,
     with_adapters,
 )
-from automem_jax.recipes.attribution import action_emission, base_logits_hash, variants
+from automem_jax.recipes.attribution import (
+    action_emission,
+    base_logits_hash,
+    taught_hash,
+    variants,
+)
 from automem_jax.recipes.online import run_rounds
 
 
@@ -139,6 +144,16 @@ def test_the_base_is_the_same_bits_with_adapters_resident_and_off():
     assert base_logits_hash(base) != base_logits_hash(tiny_decoder(seed=1))
 
 
+def test_selections_teach_the_same_where_only_the_reasons_differ(tmp_path):
+    row = {"messages": [{"role": "user", "content": "a"}], "supervised": [], "signals": {"x": 1.0}}
+    found = []
+    for number, change in enumerate(({}, {"signals": {"x": 2.0}}, {"supervised": [1]})):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(json.dumps(row | change) + "\n")
+        found.append(taught_hash(path))
+    assert found[0] == found[1] != found[2]
+
+
 def test_each_signal_is_left_out_once():
     assert variants(SelectionConfig()) == ["lineage", "random"]
     weights = SignalWeights(lineage=1.0, followed=0.0, avoided_repeat=0.0, counterfactual=1.0)
@@ -149,4 +164,8 @@ def test_each_signal_is_left_out_once():
         "signals-without-lineage",
         "signals-without-counterfactual",
         "signals-without-idle",
+    ]
+    assert variants(selection, alone=True)[5:] == [
+        "signals-only-lineage",
+        "signals-only-counterfactual",
     ]

@@ -2,17 +2,22 @@
 
 import dataclasses
 import json
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from handmade import READ, Episode, append
 from toy_search import make_config
 
-from automem_jax.config import SelectionConfig
+from automem_jax.config import CounterfactualConfig, SelectionConfig
+from automem_jax.evaluation.attribution import only
 from automem_jax.recipes.constraints import ConstraintError, check_examples, data_seeds
 from automem_jax.recipes.preferences import write_pairs
-from automem_jax.recipes.recipe import own_recipe, recipe_from_data, recipe_to_data
+from automem_jax.recipes.proposers import SearchContext, neighbours
+from automem_jax.recipes.recipe import own_recipe, recipe_from_data, recipe_hash, recipe_to_data
 from automem_jax.recipes.workshop import validation_seeds
-from automem_jax.selection import select
+from automem_jax.selection import load_examples, select
+from automem_jax.selection.by_signals import text_hash
 
 CUE = "the door is red"
 
@@ -44,24 +49,59 @@ def chosen(tmp_path):
     return paths, report
 
 
-def test_pairs_are_kept_against_dropped_at_the_same_prompt(chosen, tmp_path):
+def read_pairs(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_kept_decision_is_held_against_a_dropped_one_at_its_prompt(chosen, tmp_path):
     paths, report = chosen
     count = write_pairs(report.examples, paths, tmp_path / "pairs.jsonl")
-    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
-    assert len(pairs) == count == 3
+    pairs = read_pairs(tmp_path / "pairs.jsonl")
+    logs = [e for e in load_examples(report.examples) if e["phase"] == "log"]
+    assert (
+        len(pairs) == count == len(logs) == 8
+    )  # reads are kept everywhere: nothing to hold against
+    assert [p["provenance"] for p in pairs] == [e["provenance"] for e in logs]
     assert {p["chosen"]["text"] for p in pairs} == {append(CUE)}
-    assert [p["times_dropped"] for p in pairs] == sorted(
-        (p["times_dropped"] for p in pairs), reverse=True
+    # Seeds 301, 303, ... wrote so; each of them stands once, the commonest mistake most often.
+    assert Counter(p["rejected"]["text"] for p in pairs) == Counter(
+        append(f"went {'far ' * (seed % 3)}east") for seed in range(301, 316, 2)
     )
-    assert {p["rejected"]["text"] for p in pairs} == {
-        append(f"went {'far ' * n}east") for n in range(3)
-    }
     for pair in pairs:
         assert pair["messages"][-1] == {"role": "user", "content": "log of step 1"}
         end = len(pair["rejected"]["text"])
         assert pair["rejected"]["supervised"] == [{"start": 0, "end": end}]  # DONE is gone
-    assert write_pairs(report.examples, paths, tmp_path / "few.jsonl", rejected_per_answer=1) == 1
+    assert write_pairs(report.examples, paths, tmp_path / "more.jsonl", rejected=3) == 24
     assert write_pairs(report.examples, paths[::2], tmp_path / "none.jsonl") == 0
+
+
+def test_what_did_worse_when_asked_again_is_held_against_the_kept(chosen, tmp_path):
+    paths, report = chosen
+    points = [
+        {"episode": path.stem, "t": 1, "phase": "log", "turn": 0, "alteration": "resample"}
+        for path in paths[::2]
+    ]
+    said = ["it rains<|DONE|>", append("it rains") + "<|DONE|>", append(CUE), append("it snows")]
+    rows = [
+        point
+        | {"sha256": text_hash(append(CUE) + "<|DONE|>"), "answers": said * 4}
+        | {"as_was": [1.0] * 16, "altered": [0.0, 0.0, 0.0, 1.0] * 4}
+        for point in points
+    ]
+    table = tmp_path / "t.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in [{"type": "header"}, *rows]))
+    config = SelectionConfig(
+        kind="signals",
+        weights=only(SelectionConfig(), "counterfactual").weights,
+        counterfactual=CounterfactualConfig(alteration="resample"),
+    )
+    report = select(paths, config, tmp_path / "measured", counterfactual=table)
+    assert report.count == 8
+    count = write_pairs(report.examples, paths, tmp_path / "pairs.jsonl")
+    pairs = read_pairs(tmp_path / "pairs.jsonl")
+    assert count == 8 and {p["chosen"]["text"] for p in pairs} == {append(CUE)}
+    assert {p["rejected"]["text"] for p in pairs} == {append("it rains")}
+    assert pairs[0]["rejected"]["supervised"] == [{"start": 0, "end": len(append("it rains"))}]
 
 
 def test_what_was_selected_is_checked_again(chosen, tmp_path):
@@ -100,3 +140,19 @@ def test_validation_episodes_are_some_of_the_collected_and_always_the_same():
     assert len(seeds) == 5 and set(seeds) < set(range(300, 320))
     assert seeds == validation_seeds(config)
     assert seeds != validation_seeds(dataclasses.replace(config, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "signal", "least"),
+    [("lineage", "credit", "min_credit"), ("signals", "score", "min_score")],
+)
+def test_steps_from_a_recipe_change_what_its_selection_goes_by(kind, signal, least):
+    config = make_config()
+    config = dataclasses.replace(config, selection=dataclasses.replace(config.selection, kind=kind))
+    own = own_recipe(config)
+    context = SearchContext(config, 2, 99, own, frozenset(), [], Path())
+    found = neighbours(context)
+    assert {r.training.weight_signal for r in found} == {signal, own.training.weight_signal}
+    values = {getattr(r.data.selection, least) for r in found}
+    assert values == {0.05, 0.1, 0.2}
+    assert all(recipe_hash(r) != recipe_hash(own) for r in found)

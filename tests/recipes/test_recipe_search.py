@@ -173,6 +173,7 @@ def test_junk_is_refused_with_a_reason(tmp_path):
         recipe("c", training={"epochs": 0}),
         recipe("d", data={"source": "internet"}),
         recipe("e", training={"objective": "ppo"}),
+        recipe("f", training={"row_tokens": 64}),
         recipe("base"),
         recipe("good"),
         recipe("good", rate=2e-3),
@@ -181,7 +182,7 @@ def test_junk_is_refused_with_a_reason(tmp_path):
     config = make_config(proposals=20)
     run(tmp_path, config=config, proposer=GivenProposer(junk))
     reasons = [r["reason"] for r in ledger(tmp_path) if r.get("verdict") == "refused"]
-    assert len(reasons) == 10
+    assert len(reasons) == 11
     for reason, words in zip(
         reasons,
         (
@@ -192,6 +193,7 @@ def test_junk_is_refused_with_a_reason(tmp_path):
             "epochs",
             "source",
             "objective",
+            "training.row_tokens: is the experiment's",
             "taken",
             "taken",
             "earlier one",

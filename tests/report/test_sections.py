@@ -99,7 +99,7 @@ def test_recipes_show_losses_verdicts_and_refusals():
     material.recipes = [
         {"type": "proposal", **own, "verdict": "accepted", "reason": "<i>more data"},
         {"type": "proposal", "recipe": "bad", "verdict": "refused", "reason": "rank is 0"},
-        {"type": "data", **own, "verdict": "ready", "count": 12},
+        {"type": "data", **own, "verdict": "ready", "examples": 12},
         {"type": "rung", **own, "rung": 1, "verdict": "trained", "validation_loss": 0.5},
         {"type": "rung", **own, "rung": 2, "verdict": "trained", "validation_loss": 0.25},
         {"type": "gate", **own, "against": "base", "verdict": "kept", "reason": "better",

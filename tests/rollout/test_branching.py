@@ -6,11 +6,12 @@ import pytest
 from exhaustive import Truth, choices, spec
 
 from automem_jax.agent.agent import Agent
+from automem_jax.agent.template import load_template
 from automem_jax.rollout.branching import BranchPoint, BranchSettings, measure, table_name
 from automem_jax.rollout.engine import PolicyDown, run_episodes
 from automem_jax.selection.effects import effect
 from automem_jax.testing import ChoicePolicy, ScriptedPolicy, ToyEnv
-from automem_jax.text.messages import Completion
+from automem_jax.text.messages import Completion, Request, RequestKey
 from automem_jax.traces.measured import read_measured
 from automem_jax.traces.store import TraceError, read_trace
 
@@ -99,6 +100,14 @@ def test_a_fork_goes_on_as_its_agent_and_leaves_it_alone():
     assert done[0] == done[1]
 
 
+@pytest.mark.parametrize("name", ["memento_f4_v0", "crafter_v5", "minihack_v4", "nethack_v2"])
+def test_agents_of_every_kind_of_template_can_be_forked(name):
+    template = load_template(name)
+    agent = Agent(template, spec().sampling, episode=1, two_model=False, instructions="", task="t")
+    other = agent.fork(2)
+    assert other.template is agent.template and other.store is not agent.store
+
+
 @pytest.mark.parametrize("slots", [1, 5])
 def test_figures_do_not_depend_on_slots_and_are_never_measured_twice(played, tmp_path, slots):
     table, settings, points = tmp_path / "t.jsonl", BranchSettings(continuations=3), played[:6]
@@ -149,12 +158,24 @@ def test_resampling_and_forced_consultations(played, tmp_path):
     ]
     policy = ChoicePolicy(choices, run_seed=2)
     rows = measure(ToyEnv(64, LENGTH), policy, spec(), points, tmp_path / "t.jsonl", settings).rows
+    assert len(rows[0]["answers"]) == 64 and "answers" not in rows[1]
+    assert set(rows[0]["answers"]) <= {text for text, _ in choices(_request(trace))}
     written, consulted = (effect(row["as_was"], row["altered"]) for row in rows)
     assert written.low > 0
     if "READ" in _text(BranchPoint(trace.trace, fork_step, "plan", 0)):
         assert consulted.value == 0
     else:
         assert consulted.high < 0.6  # as was: a coin or worse; consulted: nine in ten
+
+
+def _request(point: BranchPoint) -> Request:
+    """What the policy was asked at a turn."""
+    for phase in read_trace(point.trace).steps[point.t].phases:
+        if phase.phase == point.phase:
+            messages = tuple(phase.turns[point.turn].messages)
+            key = RequestKey(0, point.t, point.phase, point.turn)
+            return Request("gameplay", messages, spec().sampling, key)
+    raise AssertionError(point)
 
 
 def _text(point: BranchPoint) -> str:
@@ -178,6 +199,8 @@ def test_what_does_not_play_again_is_refused(played, tmp_path):
         ask(ToyEnv(1, LENGTH), dataclasses.replace(played[0], t=99))
     with pytest.raises(ValueError, match="carry_memory"):
         ask(ToyEnv(1, LENGTH), played[0], carry_memory=True)
+    with pytest.raises(ValueError, match="'window' makes no memory decisions"):
+        ask(ToyEnv(1, LENGTH), played[0], kind="window")
     with pytest.raises(ValueError, match="alteration"):
         ask(ToyEnv(1, LENGTH), dataclasses.replace(played[0], alteration="wish"))
     down = ScriptedPolicy(lambda _: Completion("", finish_reason="error", error="x", outage=True))

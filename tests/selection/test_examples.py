@@ -46,6 +46,11 @@ def test_lineage_keeps_cue_writes_and_the_reads_that_returned_them(traces, tmp_p
     assert all(e["signals"]["credit"] >= 0.05 for e in examples)
     assert report.memory_turns == report.count + sum(report.rejected.values())
     assert {"no_success", "never_read_back"} <= set(report.rejected)
+    shapes = report.details["shapes"]
+    assert sum(counts["decisions"] for counts in shapes.values()) == report.memory_turns
+    assert sum(counts["kept"] for counts in shapes.values()) == report.count
+    shown = report.details["rejected_examples"]["never_read_back"]
+    assert len(shown) == 3 and all("<|APPEND|>" in one["text"] for one in shown)
     assert report.operations == {"APPEND": report.phases["log"], "READ": report.phases["plan"]}
     assert {g["text"] for g in report.groups[:2]} == set(CUES)
     written = json.loads((tmp_path / "selection.json").read_text())

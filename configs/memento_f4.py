@@ -1,0 +1,42 @@
+"""MiniHack-Memento-F4-v0: two creatures, four arms, a corridor of 58 moves between cue and decision.
+
+Command:   python tools/pretrain_tiny_base.py --task=f4 --out=runs/f4_base
+           automem pipeline --config=configs/memento_f4.py --workdir=runs/memento_f4
+Hardware:  2 CPU cores, under 4 GiB
+Duration:  about two hours, most of it branches
+Base:      the embedded base, which goes on learning from a scripted player of this task; chance is 25 %
+"""
+
+from automem_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.name = "memento_f4"
+
+    config.env.task = "MiniHack-Memento-F4-v0"
+    config.env.max_steps = 100  # the shortest win takes about 70 moves
+    config.env.prompt_mode = "language"  # a model this small cannot read a map
+    config.agent.template = "memento_f4_v0"
+
+    config.seeds.gate = 96
+    config.architect.gate.batch = 32
+    config.seeds.collect = 256
+    config.seeds.heldout = 128
+
+    config.model.source = "runs/f4_base"
+    config.model.max_context = 384
+
+    config.sampling.min_p = 0.03
+    config.sampling.max_tokens = 32
+
+    # A branch plays some seventy steps: fewer decisions, eight times each.
+    config.selection.counterfactual.decisions = 128
+    config.selection.counterfactual.continuations = 8
+
+    config.training.learning_rate = 2e-3
+    config.training.epochs = 5
+    config.training.row_tokens = 512
+    config.training.packing = "first_fit"
+    config.training.batch_rows = 4
+    return config
