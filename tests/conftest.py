@@ -34,9 +34,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Debian's chromium, driven by Playwright; .ci/chromium installs it where tests must not be skipped."""
+    """Debian's chromium, driven by Playwright; .ci/chromium installs it where tests must not be skipped.
+
+    Of a module, not the session: meanwhile an event loop runs in this thread, and other tests bring theirs.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
