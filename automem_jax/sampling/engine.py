@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -65,7 +64,8 @@ KV_DTYPES = (None, "int8")
 CHUNK_TOKENS, JOINED_CHUNK_TOKENS = 256, 512
 # Rows of a decode program on CPU: a small model's step costs much the same with many.
 _CPU_ROWS, _CPU_ROWS_SMALL, _SMALL_PARAMETERS = 8, 64, 8_000_000
-_PASSES = 4  # over chunks of prompts between two bursts, at most, once half the rows decode
+# Over chunks of prompts between two bursts, at most, while half the rows decode or fewer do.
+_PASSES, _PASSES_TO_FILL = 4, 12
 _LATENCIES = 1024  # newest requests that the percentiles are of
 
 
@@ -193,7 +193,7 @@ class Engine:
             self._answers[running.request.id].reused_tokens = reused
             self._counts["prompt_tokens"] += len(running.request.prompt_ids)
             self._counts["reused_tokens"] += reused
-        for passes in itertools.count():
+        for passes in range(_PASSES_TO_FILL):
             if passes >= _PASSES and 2 * len(self._scheduler.decoding) >= self._scheduler.slots:
                 break
             waits = self._scheduler.pass_can_wait(self._chunk_rows)

@@ -2,7 +2,7 @@
 
 Requests are admitted in the order they came, as soon as a row and all blocks they can ever need are
 free: so none starves, and none that runs has to give way. Prompts are computed in the order of
-admission, a fixed number of chunks between two bursts, so that running rows go on meanwhile.
+admission, a bounded number of chunks between two bursts, so that running rows go on meanwhile.
 
 Pure bookkeeping: no arrays, no clock.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from automem_jax.sampling.prefix_cache import Block, PrefixCache
 from automem_jax.sampling.requests import GenerationRequest, QueueFull
 
-PATIENCE = 2
+PATIENCE = 2  # steps
 
 
 @dataclass(eq=False)
