@@ -119,7 +119,7 @@ def main_select(experiment: flags.Experiment) -> None:
     """`automem bench select`."""
     from automem_jax.agent.template import load_template
     from automem_jax.bench import env as bench
-    from automem_jax.bench import select
+    from automem_jax.bench import selecting
 
     steps, traces, distinct = (
         environment_flags.whole_numbers(name, flag.value, least=least, most=1)[0]
@@ -131,7 +131,7 @@ def main_select(experiment: flags.Experiment) -> None:
     )
     flags.use_compilation_cache()
     path = experiment.workdir / "bench" / "select.json"
-    reports = select.run(
+    reports = selecting.run(
         environment_flags.chosen(experiment.config.env)[0],
         load_template(experiment.config.agent.template),
         # Whatever the score, so that the examples' writing is timed too.

@@ -172,6 +172,12 @@ def test_without_torch_the_reason_is_told(tmp_path):
         generate.Transformers(python, tiny_decoder(), 4, 4, 1)
 
 
+def test_scripts_for_another_interpreter_find_its_standard_library():
+    """Their folder comes first where they look for modules."""
+    own = {path.stem for path in generate.SCRIPT.parent.glob("*.py")}
+    assert "decode_torch" in own and not own & sys.stdlib_module_names
+
+
 def script(path, text):
     path.write_text(f"#!{sys.executable}\n{text}\n")
     path.chmod(0o755)

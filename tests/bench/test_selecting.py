@@ -1,7 +1,7 @@
 """The selection benchmark on the corridor game."""
 
 from automem_jax.agent.template import load_template
-from automem_jax.bench.select import Endless, copies, measure, play
+from automem_jax.bench.selecting import Endless, copies, measure, play
 from automem_jax.config import SelectionConfig
 from automem_jax.testing import ToyEnv
 from automem_jax.traces.store import read_trace
