@@ -239,14 +239,13 @@ def test_the_lowered_engine_programs_are_the_engines_own(lowered):
     engine = made()
     compiled = [lowered.program.compile() for lowered in programs_of_engine]
 
-    def run(kind, shape, chosen, *given):
+    def run(kind, shape, chosen, cache, given):
         weights = Weights(engine._weights.state, None, engine._bank.layers)
         if kind == "decode":
             allowed = np.ones((2, TINY.vocab_size), bool)
-            given = (None, dataclasses.replace(given[1], allowed=allowed))
+            given = dataclasses.replace(given, allowed=allowed)
         place = NamedSharding(mesh, PartitionSpec())
-        given = jax.device_put(given, place)
-        return compiled[kind == "decode"](weights, engine._cache, *given)
+        return compiled[kind == "decode"](weights, cache, jax.device_put(given, place))
 
     engine._run = run
     assert engine.generate([request])[0].token_ids == expected[0].token_ids

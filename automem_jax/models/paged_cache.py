@@ -39,8 +39,7 @@ class Pages:
     """Blocks of one layer, or of all layers one after the other (`joined`).
 
     Attributes:
-      keys: [K, N, C, U], rotated; C before U suits the CPU's product. Joined: [K, L N, U, C].
-      values: [K, N, U, C] or [K, L N, U, C]. Both in the model's dtype, or int8.
+      keys, values: [K, N, U, C] or, joined, [K, L N, U, C], in the model's dtype or int8; keys are rotated.
       key_scales, value_scales: float32 for int8, value = code * scale, with length 1 along C; else None.
       joined: as above; static.
     """
@@ -88,9 +87,7 @@ def empty_paged_cache(
 
     def pages() -> Pages:
         def pair(width, kind):
-            by_token = (*lead, block_tokens, width)
-            keys = by_token if joined else (*lead, width, block_tokens)
-            return jnp.zeros(keys, kind), jnp.zeros(by_token, kind)
+            return tuple(jnp.zeros((*lead, block_tokens, width), kind) for _ in range(2))
 
         scales = pair(1, jnp.float32) if int8 else (None, None)
         return Pages(*pair(width, kind), *scales, joined)
@@ -111,10 +108,8 @@ def quantized(x: Array) -> tuple[Array, Array]:
     return codes.astype(jnp.int8), scale
 
 
-def as_kept(layer: Pages, x: Array) -> Array:
-    """`x` as it comes back from the blocks of `layer`: rounded where they are int8."""
-    if layer.key_scales is None:
-        return x
+def rounded(x: Array) -> Array:
+    """`x` as it comes back from int8 blocks."""
     codes, scale = quantized(x)
     return (codes * scale).astype(x.dtype)
 
@@ -172,11 +167,6 @@ def _put(layer: Pages, write: Callable, k: Array, v: Array) -> Pages:
     if layer.key_scales is not None:
         (k, k_scale), (v, v_scale) = quantized(k), quantized(v)
         given = (k, v, k_scale, v_scale)
-    if not layer.joined:
-        given = tuple(
-            new if new is None or number % 2 else new.swapaxes(-1, -2)
-            for number, new in enumerate(given)
-        )
     held = (layer.keys, layer.values, layer.key_scales, layer.value_scales)
     return Pages(
         *(
@@ -188,7 +178,7 @@ def _put(layer: Pages, write: Callable, k: Array, v: Array) -> Pages:
 
 
 def blocks_of(layer: Pages, table: Int[Array, "P J"], dtype) -> tuple[Array, Array]:
-    """Keys [K, P, C, S] (joined: [K, P, S, C]) and values [K, P, S, C] of `table`, in `dtype`."""
+    """Keys and values of `table`, both [K, P, S, C], in `dtype`."""
     rows, count = table.shape
 
     def take(pages):
@@ -198,18 +188,13 @@ def blocks_of(layer: Pages, table: Int[Array, "P J"], dtype) -> tuple[Array, Arr
         found = flat.at[:, table].get(mode="promise_in_bounds")
         return found.reshape(pages.shape[0], rows, count, *pages.shape[2:])
 
-    def by_token(pages):
+    def laid_out(pages):
         return take(pages).reshape(pages.shape[0], rows, -1, pages.shape[-1])
 
-    def by_channel(pages):
-        found = take(pages).transpose(0, 1, 3, 2, 4)
-        return found.reshape(*found.shape[:3], -1)
-
-    keys = by_token if layer.joined else by_channel
-    k, v = keys(layer.keys), by_token(layer.values)
+    k, v = laid_out(layer.keys), laid_out(layer.values)
     if layer.key_scales is not None:
-        k = k.astype(jnp.float32) * keys(layer.key_scales)
-        v = v.astype(jnp.float32) * by_token(layer.value_scales)
+        k = k.astype(jnp.float32) * laid_out(layer.key_scales)
+        v = v.astype(jnp.float32) * laid_out(layer.value_scales)
     return k.astype(dtype), v.astype(dtype)
 
 
@@ -229,13 +214,12 @@ def attend_blocks(
     per_part = size // layer.block_tokens
     q = (q * c**-0.5).transpose(2, 0, 3, 1, 4).reshape(heads, p, g * w, c)
     position = jnp.tile(starts[:, None] + jnp.arange(w), (1, g))  # [P, G W]
-    product = "kpqc,kpsc->kpqs" if layer.joined else "kpqc,kpcs->kpqs"
 
     def part(index, state):
         top, total, out = state
         ids = jax.lax.dynamic_slice_in_dim(table, index * per_part, per_part, axis=1)
         k, v = blocks_of(layer, ids, q.dtype)
-        scores = jnp.einsum(product, q, k, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("kpqc,kpsc->kpqs", q, k, preferred_element_type=jnp.float32)
         source = index * size + jnp.arange(size)
         scores = jnp.where(source <= position[..., None], scores, NEGATIVE)
         new_top = jnp.maximum(top, jnp.max(scores, axis=-1, keepdims=True))
@@ -327,37 +311,44 @@ class Rows:
     """One layer's cached tokens of running rows, laid out for one new token at a time.
 
     Attributes:
-      keys: [K, P, C, S]; values: [K, P, S, C]; S is a multiple of PART.
+      keys: [K, P, C, S], which suits the CPU's product; values: [K, P, S, C]; S is a multiple of PART.
+      int8: whether the blocks behind them are: what is new is rounded as they will round it; static.
     """
 
     keys: Array
     values: Array
+    int8: bool = field(default=False, metadata={"static": True})
 
 
 def rows_of(layer: Pages, table: Int[Array, "P J"], dtype) -> Rows:
     """What the blocks in `table` hold."""
-    return Rows(*blocks_of(layer, table, dtype))
+    k, v = blocks_of(layer, table, dtype)
+    return Rows(k.swapaxes(2, 3), v, layer.key_scales is not None)
 
 
-def empty_rows(config: DecoderConfig, rows: int, size: int, dtype) -> tuple[Rows, ...]:
+def empty_rows(
+    config: DecoderConfig, rows: int, size: int, dtype, *, int8: bool = False
+) -> tuple[Rows, ...]:
     """Rows of `size` tokens, one Rows a layer."""
     lead, width = (config.num_kv_heads, rows), config.head_dim
+    shapes = (*lead, width, size), (*lead, size, width)
     return tuple(
-        Rows(jnp.zeros((*lead, width, size), dtype), jnp.zeros((*lead, size, width), dtype))
-        for _ in range(config.num_layers)
+        Rows(*(jnp.zeros(shape, dtype) for shape in shapes), int8) for _ in range(config.num_layers)
     )
 
 
 def with_row(rows: Rows, row: Int[Array, ""], new: Rows) -> Rows:
     """`rows` with one row replaced by the only one of `new`."""
     put = jax.lax.dynamic_update_slice_in_dim
-    return Rows(put(rows.keys, new.keys, row, 1), put(rows.values, new.values, row, 1))
+    return Rows(put(rows.keys, new.keys, row, 1), put(rows.values, new.values, row, 1), rows.int8)
 
 
 def with_token(
     rows: Rows, positions: Int[Array, " P"], k: Float[Array, "P K 1 C"], v: Array
 ) -> Rows:
     """`rows` with one token a row written at its position."""
+    if rows.int8:
+        k, v = rounded(k), rounded(v)
 
     def put(row, state):
         keys, values = state
@@ -369,7 +360,7 @@ def with_token(
             update(values, new_v.astype(values.dtype), (0, row, at, 0)),
         )
 
-    return Rows(*jax.lax.fori_loop(0, k.shape[0], put, (rows.keys, rows.values)))
+    return Rows(*jax.lax.fori_loop(0, k.shape[0], put, (rows.keys, rows.values)), rows.int8)
 
 
 def attend_rows(

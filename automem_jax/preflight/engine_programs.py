@@ -80,7 +80,6 @@ def lower_engine(model: Decoder, mesh: Mesh, *, program: str, slots: int, contex
             key=given(jnp.uint32, slots, 4),
         )
         inputs = (
-            None,
             DecodeRows(
                 tokens=column(),
                 positions=column(),

@@ -20,8 +20,9 @@ class Desk:
       laid: a Rows a layer; None before the first `place`.
     """
 
-    def __init__(self, config: DecoderConfig, rows: int, block_tokens: int, dtype):
+    def __init__(self, config: DecoderConfig, rows: int, block_tokens: int, dtype, int8: bool):
         self._config, self._dtype, self._block_tokens = config, dtype, block_tokens
+        self._int8 = int8
         self._owners: list[Running | None] = [None] * rows
         self._width, self._too_wide = 0, 0
         self.laid: tuple[Rows, ...] | None = None
@@ -43,7 +44,8 @@ class Desk:
             self._owners = [None] * len(self._owners)
             self.laid = None  # freed first
             size = width * self._block_tokens
-            self.laid = empty_rows(self._config, len(self._owners), size, self._dtype)
+            rows = len(self._owners)
+            self.laid = empty_rows(self._config, rows, size, self._dtype, int8=self._int8)
         placed = [owner if owner in group else None for owner in self._owners]
         free = [row for row, owner in enumerate(placed) if owner is None]
         fresh = []

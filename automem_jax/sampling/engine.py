@@ -1,7 +1,8 @@
 """The engine: requests in, tokens out, many at a time.
 
-Each step admits what there is room for, computes some chunks of prompts, and draws a few tokens for every
-row that is past its prompt. A request's tokens depend on its prompt, settings, key and adapter alone: not
+Each step admits what there is room for, draws a few tokens for every row that is past its prompt, and
+computes some chunks of prompts: on one CPU device both at once, since decoding waits for memory and chunks
+for the processor. A request's tokens depend on its prompt, settings, key and adapter alone: not
 on what runs beside it, nor on what of its prompt was cached.
 
 For that, a program has one number of rows whatever `slots` is (sums may round differently in programs of
@@ -15,6 +16,8 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -42,6 +45,7 @@ from automem_jax.sampling.programs import (
     Lay,
     Weights,
     decode_burst,
+    keep_rows,
     lay_rows,
     prefill_chunks,
 )
@@ -64,9 +68,19 @@ KV_DTYPES = (None, "int8")
 CHUNK_TOKENS, JOINED_CHUNK_TOKENS = 256, 512
 # Rows of a decode program on CPU: a small model's step costs much the same with many.
 _CPU_ROWS, _CPU_ROWS_SMALL, _SMALL_PARAMETERS = 8, 64, 8_000_000
-# Over chunks of prompts between two bursts, at most, while half the rows decode or fewer do.
-_PASSES, _PASSES_TO_FILL = 4, 12
+# Passes over chunks of prompts in a step, at most: on a CPU one takes about as long as a burst. More while
+# fewer than half the rows decode.
+_CPU_PASSES, _PASSES, _PASSES_TO_FILL = 1, 4, 12
 _LATENCIES = 1024  # newest requests that the percentiles are of
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A burst that runs: who lies in each row, what was given, and what waits for (rows, drawn)."""
+
+    placed: list[Running | None]
+    given: DecodeRows
+    result: Callable[[], tuple[Any, Burst]]
 
 
 class Engine:
@@ -146,8 +160,12 @@ class Engine:
         self._decode_rows = slots if self._joined else _cpu_rows(self._weights)
         chunk_tokens = JOINED_CHUNK_TOKENS if self._joined else CHUNK_TOKENS
         self._chunk_rows = max(1, chunk_tokens // block_tokens)
+        self._passes = _PASSES if self._joined else _CPU_PASSES
         if not self._joined:
-            self._desk = Desk(config, self._decode_rows, block_tokens, self._dtype)
+            int8 = kv_dtype == "int8"
+            self._desk = Desk(config, self._decode_rows, block_tokens, self._dtype, int8)
+            # JAX runs what one thread starts one after the other.
+            self._decoder = ThreadPoolExecutor(1, "decoding")
         self._programs: dict[tuple, Callable] = {}
         self._counts = dict.fromkeys(
             ("requests", "finished", "cancelled", "generated_tokens", "prompt_tokens"), 0
@@ -187,27 +205,21 @@ class Engine:
         return not len(self._scheduler)
 
     def step(self) -> list[Event]:
-        """Some chunks of prompts and a burst of decoding; what came of them, an event a request."""
+        """A burst of decoding and some chunks of prompts; what came of them, an event a request."""
         for running in self._scheduler.admit():
             reused = running.reused * self.block_tokens
             self._answers[running.request.id].reused_tokens = reused
             self._counts["prompt_tokens"] += len(running.request.prompt_ids)
             self._counts["reused_tokens"] += reused
-        for passes in range(_PASSES_TO_FILL):
-            if passes >= _PASSES and 2 * len(self._scheduler.decoding) >= self._scheduler.slots:
-                break
-            waits = self._scheduler.pass_can_wait(self._chunk_rows)
-            chunks = self._scheduler.chunks(0 if waits else self._chunk_rows)
-            if not chunks:
-                break
-            self._prefill(chunks)
-        events = []
         rows, width = list(self._scheduler.decoding), self._decode_rows
         # Groups without adapters take the cheaper program.
         if not self._joined and len(rows) > width:
             rows.sort(key=lambda r: self._answers[r.request.id].version is not None)
-        for start in range(0, len(rows), width):
-            events += self._decode(rows[start : start + width])
+        begun = self._begin(rows[:width]) if rows else None
+        self._fill()
+        events = self._end_burst(begun) if begun else []
+        for start in range(width, len(rows), width):
+            events += self._end_burst(self._begin(rows[start : start + width]))
         return events
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generated]:
@@ -291,6 +303,19 @@ class Engine:
 
     # Programs -------------------------------------------------------------------------------------
 
+    def _fill(self) -> None:
+        """Starts passes over chunks of prompts."""
+        for passes in range(_PASSES_TO_FILL):
+            many = 2 * len(self._scheduler.decoding) >= self._scheduler.slots
+            if passes >= self._passes and many:
+                break
+            # Beside a burst a pass costs little; after one, as much as if it were full.
+            waits = self._joined and self._scheduler.pass_can_wait(self._chunk_rows)
+            chunks = self._scheduler.chunks(0 if waits else self._chunk_rows)
+            if not chunks:
+                break
+            self._prefill(chunks)
+
     def _prefill(self, chunks: list[tuple[Running, int]]) -> None:
         rows = self._chunk_rows
         size, width = self.block_tokens, self._table_width(self.max_context)
@@ -306,10 +331,11 @@ class Engine:
             chosen[row] = 0 if version is None else version.code
         parts = np.int32((int(starts.max()) + size - 1) // self._cache[0].part + 1)
         given = Chunks(tokens, starts, blocks, tables, chosen, parts)
-        self._cache = self._run("prefill", (rows,), chosen, given)
+        self._cache = self._run("prefill", (rows,), chosen, self._cache, given)
         self._counts["prefill_passes"] += 1
 
-    def _decode(self, group: list[Running]) -> list[Event]:
+    def _begin(self, group: list[Running]) -> _Begun:
+        """Starts a burst."""
         longest = max(self._answers[r.request.id].position for r in group) + BURST
         width = self._table_width(min(longest, self.max_context))
         if self._joined:
@@ -317,29 +343,37 @@ class Engine:
         else:
             width, placed, fresh = self._desk.place(group, width)
         given = self._rows(placed, width)
-        if not self._joined and fresh:
-            self._lay(given.tables, fresh)
         key = (self._decode_rows, width, given.allowed is not None)
-        laid = None if self._joined else self._desk.laid
-        self._cache, laid, burst = self._run("decode", key, given.chosen, laid, given)
+        if self._joined:
+            self._cache, drawn = self._run("decode", key, given.chosen, self._cache, given)
+            return _Begun(placed, given, lambda: (None, drawn))
+        if fresh:
+            self._lay(given.tables, fresh)
+        laid, self._desk.laid = self._desk.laid, None
+        run = self._decoder.submit(self._run, "decode", key, given.chosen, laid, given)
+        return _Begun(placed, given, run.result)
+
+    def _end_burst(self, begun: _Begun) -> list[Event]:
+        """Waits for a burst and takes what it drew."""
+        laid, drawn = begun.result()
         if not self._joined:
             self._desk.laid = laid
-        burst = jax.device_get(burst)
-        self._counts["decode_steps"] += int(burst.counts.max())
+            keep = self._program("keep", begun.given.tables.shape, keep_rows, 0)
+            self._cache = keep(self._cache, laid, begun.given.tables, begun.given.positions)
+        drawn = jax.device_get(drawn)
+        self._counts["decode_steps"] += int(drawn.counts.max())
         return [
-            self._take(running, self._answers[running.request.id], burst, row)
-            for row, running in enumerate(placed)
+            self._take(running, self._answers[running.request.id], drawn, row)
+            for row, running in enumerate(begun.placed)
             if running is not None
         ]
 
     def _lay(self, tables: np.ndarray, fresh: list[int]) -> None:
         rows, width = tables.shape
-        key = ("lay", rows, width)
-        if key not in self._programs:
-            self._programs[key] = _compiled_once("lay", lay_rows, 1)
         order = np.asarray([*fresh, *[0] * (rows - len(fresh))], np.int32)
         lay = Lay(order, np.int32(len(fresh)), tables)
-        self._desk.laid = self._programs[key](self._cache, self._desk.laid, lay)
+        run = self._program("lay", (rows, width), lay_rows, 1)
+        self._desk.laid = run(self._cache, self._desk.laid, lay)
 
     def _rows(self, placed: list[Running | None], width: int) -> DecodeRows:
         answers = [None if r is None else self._answers[r.request.id] for r in placed]
@@ -397,27 +431,28 @@ class Engine:
         if version is not None:
             self._drop_unused()
 
-    def _run(self, kind: str, shape: tuple, chosen: np.ndarray, *given: Any) -> Any:
-        """Runs a program, compiled at its first use for this shape and never again."""
+    def _run(self, kind: str, shape: tuple, chosen: np.ndarray, kept: Any, given: Any) -> Any:
+        """Runs a program of the model, which may write over `kept`."""
         # A base row has the same bits with and without adapters on CPU, so it takes the cheaper way.
         adapters = self._bank.layers
         if not self._joined and not chosen.any():
             adapters = None
-        key = (kind, *shape, *(self._bank.columns() if adapters else ()))
-        if key not in self._programs:
-            if kind == "prefill":
-                program = functools.partial(prefill_chunks, self._graphdef)
-            else:
-                program = functools.partial(
-                    decode_burst, self._graphdef, eos_id=self._tokenizer.eos_id
-                )
-            self._programs[key] = _compiled_once(
-                kind, program, *((1, 2) if kind == "decode" else (1,))
-            )
+        program = functools.partial(prefill_chunks, self._graphdef)
+        if kind == "decode":
+            program = functools.partial(decode_burst, self._graphdef, eos_id=self._tokenizer.eos_id)
+        columns = self._bank.columns() if adapters else ()
+        run = self._program(kind, (*shape, *columns), program, 1)
         weights = Weights(self._weights.state, self._weights.layers, adapters)
         mesh = contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
         with mesh:
-            return self._programs[key](weights, self._cache, *given)
+            return run(weights, kept, given)
+
+    def _program(self, kind: str, shape: tuple, program: Callable, donated: int) -> Callable:
+        """The program of that kind and shape, compiled at its first use and never again."""
+        key = (kind, *shape)
+        if key not in self._programs:
+            self._programs[key] = _compiled_once(kind, program, donated)
+        return self._programs[key]
 
     def _table_width(self, tokens: int) -> int:
         """Blocks of a table: of 1, 2, 3, 4, 6, 8, 12, ... parts of the cache, max_context at most."""
@@ -431,7 +466,7 @@ class Engine:
         return min(parts, most) * part // self.block_tokens
 
 
-def _compiled_once(kind: str, program: Callable, *donated: int) -> Callable:
+def _compiled_once(kind: str, program: Callable, donated: int) -> Callable:
     """The jitted program; being traced a second time is an error, since every shape has its own."""
     traced = 0
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
@@ -19,9 +20,12 @@ WEIGHT_RULES = LogicalRules(embed=None)  # over the tensor axis, copied over the
 
 
 def placed_weights(model: Decoder, mesh: Mesh | None, joined: bool) -> tuple[Any, Weights]:
-    """The graph and base weights of `model`; for a CPU also cut into layers, which saves a copy of all
-    weights at every token (and costs one in memory)."""
+    """The graph and base weights of `model`; for a CPU also cut into layers, and a tied head laid out as
+    products read it: both save copies at every token (and cost one in memory)."""
     base = without_adapters(model)
+    if not joined and base.head is None:
+        head = jnp.array(base.embed.get_value().T)
+        base.head = nnx.data(BaseWeight(head, axes=("embed", "vocab")))
     if mesh is not None:
         for _, variable in nnx.iter_graph(base):
             if isinstance(variable, BaseWeight):

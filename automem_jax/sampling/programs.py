@@ -1,4 +1,5 @@
-"""The compiled programs of the engine: a pass over chunks of prompts, and a burst of decoding.
+"""The compiled programs of the engine: a pass over chunks of prompts, a burst of decoding, and what lays
+rows out for it and keeps what it added.
 
 A chunk is one block of tokens at its own place in a prompt, so a token's keys and values come from the
 same program at the same place of a row, whatever of the prompt was cached and whatever else is in the
@@ -22,8 +23,8 @@ from jaxtyping import Array, Bool, Float, Int
 from automem_jax.models.decoder import Decoder
 from automem_jax.models.paged_cache import (
     PagedCache,
+    Pages,
     Rows,
-    as_kept,
     attend_blocks,
     attend_one,
     attend_rows,
@@ -180,31 +181,42 @@ def lay_rows(cache: PagedCache, laid: LaidOut, lay: Lay) -> LaidOut:
     return jax.lax.fori_loop(0, lay.count, one, laid)
 
 
+def keep_rows(
+    cache: PagedCache, laid: LaidOut, tables: Int[Array, "B J"], positions: Int[Array, " B"]
+) -> PagedCache:
+    """The cache with what a burst from `positions` on has added to rows that are laid out."""
+    block = cache[0].block_tokens
+    first, touched = positions // block, (BURST + block - 2) // block + 1
+    return tuple(
+        rows_written(layer, rows, tables, first, touched)
+        for layer, rows in zip(cache, laid, strict=True)
+    )
+
+
 def decode_burst(
     graphdef: Any,
     weights: Weights,
-    cache: PagedCache,
-    laid: LaidOut | None,
+    kept: PagedCache | LaidOut,
     rows: DecodeRows,
     *,
     eos_id: int,
-) -> tuple[PagedCache, LaidOut | None, Burst]:
+) -> tuple[PagedCache | LaidOut, Burst]:
     """Draws tokens until every row has ended (end of turn, `remaining`), `steps` at most.
 
-    A joined cache is read and written where it lies, and `laid` is None. Of another, `laid` has each row's
-    tokens; what is new goes to the blocks too.
+    Args:
+      kept: each row's tokens: a joined cache, read and written where it lies, or rows that are laid out,
+        whose new tokens are not in the cache then.
     """
     model = nnx.merge(graphdef, weights.state)
-    joined, layer_count = cache[0].joined, model.config.num_layers
+    layer_count = model.config.num_layers
     count = rows.tokens.shape[0]
-    block = cache[0].block_tokens
     keys = row_keys(rows.seeds, rows.choice.key)
-    kept = cache if joined else laid
     column = (count, BURST)
 
     def in_blocks(positions):
+        block = kept[0].block_tokens
         place = jnp.take_along_axis(rows.tables, (positions // block)[:, None], axis=1)[:, 0]
-        parts = jnp.max(jnp.where(rows.remaining > 0, positions, 0)) // cache[0].part + 1
+        parts = jnp.max(jnp.where(rows.remaining > 0, positions, 0)) // kept[0].part + 1
 
         def attend(index, cache: PagedCache, q, k, v):
             at, first = _place(cache, index, layer_count)
@@ -216,20 +228,26 @@ def decode_burst(
         return attend
 
     def laid_out(positions):
-        def attend(index, kept, q, k, v):
-            k, v = as_kept(cache[index], k), as_kept(cache[index], v)
-            now = with_token(kept[index], positions, k, v)
+        def attend(index, laid: LaidOut, q, k, v):
+            now = with_token(laid[index], positions, k, v)
             out = attend_rows(q, now, positions)
-            return out, (*kept[:index], now, *kept[index + 1 :])
+            return out, (*laid[:index], now, *laid[index + 1 :])
 
         return attend
+
+    attention = in_blocks if isinstance(kept[0], Pages) else laid_out
 
     def body(state):
         step, token, counts, active, kept, burst = state
         positions = rows.positions + counts
-        attend = (in_blocks if joined else laid_out)(positions)
         hidden, kept = run_layers(
-            model, weights, token[:, None], positions[:, None], rows.chosen, kept, attend
+            model,
+            weights,
+            token[:, None],
+            positions[:, None],
+            rows.chosen,
+            kept,
+            attention(positions),
         )
         logits = model.unembed(model.final_norm(hidden)[:, 0])
         allowed = None if rows.allowed is None else rows.allowed | (step > 0)
@@ -264,14 +282,7 @@ def decode_burst(
     )
     state = jax.lax.while_loop(lambda s: (s[0] < rows.steps) & jnp.any(s[3]), body, state)
     *_, kept, burst = state
-    if joined:
-        return kept, None, burst
-    first, touched = rows.positions // block, (BURST + block - 2) // block + 1
-    written = tuple(
-        rows_written(layer, laid, rows.tables, first, touched)
-        for layer, laid in zip(cache, kept, strict=True)
-    )
-    return written, kept, burst
+    return kept, burst
 
 
 def _place(cache: PagedCache, index: int | Array, layers: int) -> tuple[int, int | Array]:

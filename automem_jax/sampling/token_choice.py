@@ -78,11 +78,29 @@ def choose(
         is compiled); None: found out when run.
       allowed: tokens that may be chosen; None: all. Log-probabilities do not heed it.
     """
-    likelihoods = jax.nn.log_softmax(logits, axis=-1)
-    if allowed is not None:
-        logits = jnp.where(allowed, logits, NEGATIVE)
+    top = jnp.max(logits, axis=-1)
+    total = jnp.sum(jnp.exp(logits - top[:, None]), axis=-1)
+    permitted = logits if allowed is None else jnp.where(allowed, logits, NEGATIVE)
     greedy = settings.temperature <= 0
-    scaled = logits / jnp.where(greedy, 1.0, settings.temperature)[:, None]
+
+    def sampled():
+        return _sampled(permitted, keys, token_index, settings, needs_sort)
+
+    best = jnp.argmax(permitted, axis=-1).astype(jnp.int32)
+    token = jnp.where(greedy, best, jax.lax.cond(jnp.all(greedy), lambda: best, sampled))
+    chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+    return token, chosen - top - jnp.log(total)
+
+
+def _sampled(
+    logits: Float[Array, "B V"],
+    keys: Array,
+    token_index: Int[Array, ...],
+    settings: ChoiceSettings,
+    needs_sort: bool | None,
+) -> Int[Array, " B"]:
+    """Tokens drawn at each row's temperature; of greedy rows: any."""
+    scaled = logits / jnp.where(settings.temperature <= 0, 1.0, settings.temperature)[:, None]
     floor = jnp.max(scaled, axis=-1) + jnp.log(settings.min_p)
     if needs_sort:
         floor = jnp.maximum(floor, _sorted_floor(scaled, settings))
@@ -96,12 +114,9 @@ def choose(
     def noise_of(key, index):
         return jax.random.gumbel(jax.random.fold_in(key, index), logits.shape[1:], jnp.float32)
 
-    noise = jax.lax.cond(
-        jnp.all(greedy), lambda: jnp.zeros_like(logits), lambda: jax.vmap(noise_of)(keys, index)
-    )
-    noisy = jnp.where(scaled >= floor[:, None], scaled + noise, -jnp.inf)
-    token = jnp.argmax(jnp.where(greedy[:, None], logits, noisy), axis=-1).astype(jnp.int32)
-    return token, jnp.take_along_axis(likelihoods, token[:, None], axis=-1)[:, 0]
+    noisy = scaled + jax.vmap(noise_of)(keys, index)
+    noisy = jnp.where(scaled >= floor[:, None], noisy, -jnp.inf)
+    return jnp.argmax(noisy, axis=-1).astype(jnp.int32)
 
 
 def _sorted_floor(scaled: Float[Array, "B V"], settings: ChoiceSettings) -> Float[Array, " B"]:

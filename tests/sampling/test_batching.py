@@ -194,8 +194,8 @@ def test_every_program_is_traced_once(base, adapters, monkeypatch):
         engine.generate(asked(count))
         engine.generate(asked(count, MIXED))
         engine.generate(asked(count, settings=dataclasses.replace(SETTINGS, top_p=0.5, top_k=7)))
-    # Rows, and chunks and bursts without and with adapters.
-    assert engine.counters()["programs"] == 5
+    # Rows laid out and kept, and chunks and bursts without and with adapters.
+    assert engine.counters()["programs"] == 6
 
 
 def test_events_join_to_the_answer_and_requests_come_and_go(engine):
