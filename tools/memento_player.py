@@ -67,6 +67,7 @@ class MementoPlayer:
 
     Attributes:
       at_fork: whether the last PLAN was at the fork.
+      turning: whether it was between the fork and an arm that does not begin beside it.
       corridor: moves east from the start to the cell where the fork comes into sight.
     """
 
@@ -80,7 +81,7 @@ class MementoPlayer:
         self._start: tuple[int, int] | None = None
         self._arm: int | None = None
         self._recorded = False  # what the habit asks for
-        self.at_fork = False
+        self.at_fork = self.turning = False
 
     def cue(self, text: str) -> str:
         """The cue of a text, the last one where there are several; empty without one."""
@@ -196,6 +197,7 @@ class MementoF4Player(MementoPlayer):
 
     def _move(self, request: Request, dx: int, dy: int) -> str:
         """The right step from a square, given what the prompt shows; any arm without a cue."""
+        self.turning = dx == self.corridor and dy != 0
         if dx != self.corridor:
             return "east"
         if dy == 0:

@@ -85,10 +85,11 @@ class Recipe:
     """Everything the shipped file depends on.
 
     Environment seeds `first_seed`... are apart from every set of the shipped configs. `keep_routine`
-    is the share kept of conversations other than LOG in sight of the cue and PLAN at the fork: most of
-    an episode is the same walk. PLAN at the fork is learnt `fork_repeats` times. Both depend on phase and
-    square alone, so the habits' frequencies stay as drawn. `start` is the model that goes on learning,
-    with its tokenizer; empty: a fresh one. Measured with prompts of `max_context` tokens.
+    is the share kept of conversations other than LOG in sight of the cue and PLAN at the fork and on the
+    turn into an arm: most of an episode is the same walk. PLAN at the fork is learnt `fork_repeats`
+    times. Both depend on phase and square alone, so the habits' frequencies stay as drawn. `start` is the
+    model that goes on learning, with its tokenizer; empty: a fresh one. Measured with prompts of
+    `max_context` tokens.
     """
 
     kind: str = "short"
@@ -130,9 +131,9 @@ RECIPES = {
         episodes=1_600,
         keep_routine=0.03,
         fork_repeats=8,
-        measured_episodes=64,
+        measured_episodes=192,
         training=TrainingConfig(
-            epochs=2,
+            epochs=4,
             learning_rate=2e-3,
             warmup=0.05,
             weight_decay=0.01,
@@ -165,7 +166,7 @@ def play(recipe: Recipe) -> list[Conversation]:
             for conversation, kind in play_episode(env, template, player, seed, recipe.task):
                 if kind == "fork":
                     conversations += [conversation] * recipe.fork_repeats
-                elif kind == "cue" or rng.random() < recipe.keep_routine:
+                elif kind in ("cue", "turn") or rng.random() < recipe.keep_routine:
                     conversations.append(conversation)
             progress.update(index + 1, {"conversations": len(conversations)})
     env.close()
@@ -216,7 +217,7 @@ def vary(base: Template, rng: np.random.Generator) -> tuple[Template, str]:
 def play_episode(
     env, template: Template, player: memento_player.MementoPlayer, seed: int, task: str
 ) -> Iterator[tuple[Conversation, str]]:
-    """Every phase's conversation of one episode, and which it is: "cue", "fork" or "routine"."""
+    """Every phase's conversation of one episode, and which it is: "cue", "fork", "turn" or "routine"."""
     agent = Agent(
         template,
         SamplingSettings(),
@@ -243,8 +244,8 @@ def play_episode(
         for phase, (messages, learnt) in talks.items():
             if learnt:
                 kind = "cue" if phase == "log" and in_sight else "routine"
-                if phase == "plan" and player.at_fork:
-                    kind = "fork"
+                if phase == "plan" and (player.at_fork or player.turning):
+                    kind = "fork" if player.at_fork else "turn"
                 yield Conversation(messages, tuple(learnt)), kind
         percept = env.step({0: out.action})[0]
 
