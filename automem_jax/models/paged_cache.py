@@ -203,12 +203,27 @@ def attend_blocks(
     layer: Pages,
     table: Int[Array, "P J"],
     starts: Int[Array, " P"],
-    parts: Int[Array, ""],
+    parts: Int[Array, ""] | None = None,
 ) -> Float[Array, "P W K G C"]:
     """Attention of W new tokens a row, at positions starts .. starts + W - 1, over the row's blocks.
 
-    Their own keys are in the blocks already. A running softmax walks over the first `parts` parts.
+    Their own keys are in the blocks already. A running softmax walks over the first `parts` parts of all
+    rows; None: pair by pair over as many as the longer one has, so that rows come best by their starts.
     """
+    p, w, heads, g, c = q.shape
+    if parts is not None or p % 2:
+        most = jnp.max(starts + w - 1) // layer.part + 1 if parts is None else parts
+        return _attend_parts(q, layer, table, starts, most)
+
+    def pair(given):
+        q, table, starts = given
+        return _attend_parts(q, layer, table, starts, jnp.max(starts + w - 1) // layer.part + 1)
+
+    pairs = (x.reshape(p // 2, 2, *x.shape[1:]) for x in (q, table, starts))
+    return jax.lax.map(pair, tuple(pairs)).reshape(q.shape)
+
+
+def _attend_parts(q, layer: Pages, table, starts, parts) -> Float[Array, "P W K G C"]:
     p, w, heads, g, c = q.shape
     size = layer.part
     per_part = size // layer.block_tokens
@@ -395,23 +410,22 @@ def in_order(x: Array, axis: int) -> Array:
 
 
 def rows_written(
-    layer: Pages, rows: Rows, table: Int[Array, "P J"], first: Int[Array, " P"], count: int
+    layer: Pages,
+    rows: Rows,
+    which: Int[Array, " M"],
+    places: Int[Array, " M"],
+    blocks: Int[Array, " M"],
+    count: Int[Array, ""],
 ) -> Pages:
-    """`layer` with `count` blocks of each row, from its block `first` on, taken from `rows`.
-
-    Blocks past the end of a table go to block 0.
-    """
-    tokens, size = layer.values.shape[2], table.shape[1]
+    """`layer` with `count` blocks taken from `rows`: block places[m] of row which[m] into blocks[m]."""
+    tokens = layer.values.shape[2]
+    heads, _, width, _ = rows.keys.shape
+    cut = jax.lax.dynamic_slice
 
     def put(index, layer):
-        row, offset = index // count, index % count
-        block = jnp.minimum(first[row] + offset, size - 1)
-        target = jnp.where(first[row] + offset < size, table[row, block], 0)
-        heads, _, width, _ = rows.keys.shape
-        at = block * tokens
-        cut = jax.lax.dynamic_slice
+        row, at = which[index], places[index] * tokens
         k = cut(rows.keys, (0, row, 0, at), (heads, 1, width, tokens)).swapaxes(2, 3)
         v = cut(rows.values, (0, row, at, 0), (heads, 1, tokens, width))
-        return with_blocks(layer, target[None], k, v)
+        return with_blocks(layer, blocks[index][None], k, v)
 
-    return jax.lax.fori_loop(0, table.shape[0] * count, put, layer)
+    return jax.lax.fori_loop(0, count, put, layer)

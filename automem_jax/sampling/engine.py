@@ -43,6 +43,7 @@ from automem_jax.sampling.programs import (
     Chunks,
     DecodeRows,
     Lay,
+    Touched,
     Weights,
     decode_burst,
     keep_rows,
@@ -322,7 +323,7 @@ class Engine:
         tokens = np.zeros((rows, size), np.int32)
         tables = np.zeros((rows, width), np.int32)
         starts, blocks, chosen = (np.zeros((rows,), np.int32) for _ in range(3))
-        for row, (running, chunk) in enumerate(chunks):
+        for row, (running, chunk) in enumerate(sorted(chunks, key=lambda c: c[1])):
             given = running.request.prompt_ids[chunk * size : (chunk + 1) * size]
             tokens[row, : len(given)] = given
             starts[row], blocks[row] = chunk * size, running.blocks[chunk].index
@@ -356,17 +357,30 @@ class Engine:
     def _end_burst(self, begun: _Begun) -> list[Event]:
         """Waits for a burst and takes what it drew."""
         laid, drawn = begun.result()
+        drawn = jax.device_get(drawn)
         if not self._joined:
             self._desk.laid = laid
             keep = self._program("keep", begun.given.tables.shape, keep_rows, 0)
-            self._cache = keep(self._cache, laid, begun.given.tables, begun.given.positions)
-        drawn = jax.device_get(drawn)
+            self._cache = keep(self._cache, laid, self._touched(begun, drawn.counts))
         self._counts["decode_steps"] += int(drawn.counts.max())
         return [
             self._take(running, self._answers[running.request.id], drawn, row)
             for row, running in enumerate(begun.placed)
             if running is not None
         ]
+
+    def _touched(self, begun: _Begun, counts: np.ndarray) -> Touched:
+        """The blocks that a burst of so many tokens a row has written to."""
+        size = self.block_tokens
+        found = []
+        for row, running in enumerate(begun.placed):
+            if running is not None:
+                first = int(begun.given.positions[row])
+                for place in range(first // size, (first + int(counts[row]) - 1) // size + 1):
+                    found.append((row, place, running.blocks[place].index))
+        touched = np.zeros((3, len(begun.placed) * ((BURST + size - 2) // size + 1)), np.int32)
+        touched[:, : len(found)] = np.asarray(found, np.int32).reshape(-1, 3).T
+        return Touched(*touched, np.int32(len(found)))
 
     def _lay(self, tables: np.ndarray, fresh: list[int]) -> None:
         rows, width = tables.shape

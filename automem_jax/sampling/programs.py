@@ -134,6 +134,21 @@ class Lay:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Touched:
+    """Blocks of rows that a burst has written to, the first `count` ([] int32) of M.
+
+    Attributes:
+      rows: [M] int32. places: [M] int32, which block of its row. blocks: [M] int32, where it belongs.
+    """
+
+    rows: Int[Array, " M"]
+    places: Int[Array, " M"]
+    blocks: Int[Array, " M"]
+    count: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Burst:
     """What a burst drew; past a row's count: undefined.
 
@@ -158,7 +173,8 @@ def prefill_chunks(graphdef: Any, weights: Weights, cache: PagedCache, chunks: C
     def attend(index, cache: PagedCache, q, k, v):
         at, first = _place(cache, index, layer_count)
         pages = with_blocks(cache[at], chunks.blocks + first, k.swapaxes(0, 1), v.swapaxes(0, 1))
-        out = attend_blocks(q, pages, chunks.tables + first, chunks.starts, chunks.parts)
+        parts = chunks.parts if pages.joined else None
+        out = attend_blocks(q, pages, chunks.tables + first, chunks.starts, parts)
         return out, (*cache[:at], pages, *cache[at + 1 :])
 
     positions = chunks.starts[:, None] + jnp.arange(chunks.tokens.shape[1])
@@ -181,14 +197,10 @@ def lay_rows(cache: PagedCache, laid: LaidOut, lay: Lay) -> LaidOut:
     return jax.lax.fori_loop(0, lay.count, one, laid)
 
 
-def keep_rows(
-    cache: PagedCache, laid: LaidOut, tables: Int[Array, "B J"], positions: Int[Array, " B"]
-) -> PagedCache:
-    """The cache with what a burst from `positions` on has added to rows that are laid out."""
-    block = cache[0].block_tokens
-    first, touched = positions // block, (BURST + block - 2) // block + 1
+def keep_rows(cache: PagedCache, laid: LaidOut, touched: Touched) -> PagedCache:
+    """The cache with what a burst has added to rows that are laid out."""
     return tuple(
-        rows_written(layer, rows, tables, first, touched)
+        rows_written(layer, rows, touched.rows, touched.places, touched.blocks, touched.count)
         for layer, rows in zip(cache, laid, strict=True)
     )
 
