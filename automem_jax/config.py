@@ -54,7 +54,8 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The decoder. `source` is "embedded" or a directory with config.json and safetensors.
+    """The decoder. `source` is a directory with config.json and safetensors, or the name of a model that is
+    shipped or was fetched, see text.sources.
 
     `quantization` of the frozen base: none, int8 or nf4.
     """

@@ -1,10 +1,10 @@
 """MiniHack-Memento-F4-v0: two creatures, four arms, a corridor of 58 moves between cue and decision.
 
-Command:   python tools/pretrain_tiny_base.py --task=f4 --out=runs/f4_base
-           automem pipeline --config=configs/memento_f4.py --workdir=runs/memento_f4
+Command:   automem pipeline --config=configs/memento_f4.py --workdir=runs/memento_f4
 Hardware:  2 CPU cores, under 4 GiB
-Duration:  about two hours, most of it branches
-Base:      the embedded base, which goes on learning from a scripted player of this task; chance is 25 %
+Duration:  see README.md, "What was measured"
+Base:      embedded_f4, the embedded base after it learnt from a scripted player of this task too
+           (tools/pretrain_tiny_base.py --task=f4); chance is 25 %
 """
 
 from automem_jax.config import default_config
@@ -24,7 +24,7 @@ def get_config():
     config.seeds.collect = 256
     config.seeds.heldout = 128
 
-    config.model.source = "runs/f4_base"
+    config.model.source = "embedded_f4"
     config.model.max_context = 384
 
     config.sampling.min_p = 0.03

@@ -1,7 +1,7 @@
-"""Makes the embedded base: automem_jax/models/assets (weights, config, tokenizer, recipe).
+"""Makes the shipped bases "embedded" and "embedded_f4" (weights, config, tokenizer, recipe).
 
     python tools/pretrain_tiny_base.py --out=automem_jax/models/assets
-    python tools/pretrain_tiny_base.py --task=f4 --out=runs/f4_base
+    python tools/pretrain_tiny_base.py --task=f4 --out=automem_jax/models/assets_f4
 
 A scripted player (memento_player.py) plays MiniHack-Memento-Short-F2-v0 through the agent's own
 protocol under many variants of the memento template, with mixed memory habits; a decoder of 0.6 M

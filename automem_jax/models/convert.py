@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ def convert(
             raise ConversionError(f"{out} exists and is not overwritten; choose another name")
         save_adapter(out, peft.import_peft(source))
         return out
-    model = _model_path(base if to == "merged" else source) if to != "peft" else None
+    model = resolve(base if to == "merged" else source) if to != "peft" else None
     plan = {
         "to": to,
         "source": _fingerprint(model if to in ("hf", "orbax") else Path(source)),
@@ -214,12 +213,6 @@ def _fingerprint(path: Path) -> list[list[Any]]:
     return [
         [str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()
     ]
-
-
-def _model_path(source: str | Path) -> Path:
-    if str(source) == "embedded":
-        return Path(str(resources.files("automem_jax.models") / "assets"))
-    return resolve(source)
 
 
 def _numpy_dtype(name: str) -> np.dtype:

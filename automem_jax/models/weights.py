@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,9 @@ def load_model(
     """The model of `source`, and its config.
 
     Args:
-      source: "embedded", the name of a fetched model ("smollm2-135m"), a GGUF file, or a directory with
-        config.json and safetensors (one file or shards), an Orbax checkpoint or a GGUF file.
+      source: the name of a shipped model ("embedded") or of a fetched one ("smollm2-135m"), a GGUF file,
+        or a directory with config.json and safetensors (one file or shards), an Orbax checkpoint or a
+        GGUF file.
       dtype: of weights and activations, a dtype or its name; stored ones are converted on the way.
       mesh: arrays are laid over it by their logical axes; None: one device.
       progress: called with tensors read and tensors to read.
@@ -68,9 +68,6 @@ def load_model(
       WeightsError: a tensor is missing or has the wrong shape.
       VocabularyError: the tokenizer beside the weights is of another model.
     """
-    if source == "embedded":
-        with resources.as_file(resources.files("automem_jax.models") / "assets") as assets:
-            return load_model(assets, dtype, mesh, rules, progress, quantization)
     path, dtype = resolve(source), jnp.dtype(dtype)
     if (path / ORBAX_DIRECTORY).is_dir():
         model = _load_orbax(path, dtype, mesh, rules)

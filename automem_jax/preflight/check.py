@@ -26,6 +26,7 @@ PROGRAMS = ("train", "prefill", "decode")
 LABELS_SHARE = 8  # a row is taken to have at most one supervised token in eight
 KNOWN_SHAPES = {
     "embedded": embedded,
+    "embedded_f4": embedded,
     "qwen2.5-0.5b": qwen2_5_0_5b,
     "qwen2.5-7b": qwen2_5_7b,
     "qwen2.5-32b": qwen2_5_32b,

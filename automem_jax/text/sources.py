@@ -1,10 +1,13 @@
-"""Where a model's files lie: a directory, a GGUF file, or the name of one that was fetched."""
+"""Where a model's files lie: a directory, a GGUF file, or the name of one that is shipped or was fetched."""
 
 from __future__ import annotations
 
 import os
+from importlib import resources
 from pathlib import Path
 
+# Shipped: name -> folder beside the code of the models.
+EMBEDDED = {"embedded": "assets", "embedded_f4": "assets_f4"}
 FETCHED = ("smollm2-135m",)  # what `automem models get` can bring
 
 
@@ -28,6 +31,8 @@ def resolve(source: str | Path) -> Path:
       FileNotFoundError: a model that was not fetched yet, or a path that does not exist.
     """
     path = Path(source)
+    if str(source) in EMBEDDED:
+        return Path(str(resources.files("automem_jax") / "models" / EMBEDDED[str(source)]))
     if str(source) in FETCHED and not path.exists():
         path = model_directory(str(source))
         if not path.is_dir():
@@ -38,7 +43,7 @@ def resolve(source: str | Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(
             f"model {str(source)!r} does not exist; give a directory with config.json and "
-            f"safetensors, a .gguf file, or one of: embedded, {', '.join(FETCHED)}"
+            f"safetensors, a .gguf file, or one of: {', '.join([*EMBEDDED, *FETCHED])}"
         )
     return path
 

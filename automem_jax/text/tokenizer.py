@@ -203,17 +203,12 @@ class HuggingFaceTokenizer:
 
 
 def load_tokenizer(source: str) -> Tokenizer:
-    """Tokenizer of a model source: "embedded", the name of a fetched model, a GGUF file, or a directory
-    with tokenizer.json, tokenizer.model or a GGUF file.
+    """Tokenizer of a model source: the name of a shipped or fetched model, a GGUF file, or a directory with
+    tokenizer.json, tokenizer.model or a GGUF file.
 
     Raises:
       FileNotFoundError: there is none. ValueError: it cannot be read.
     """
-    if source == "embedded":
-        from importlib import resources
-
-        with resources.as_file(resources.files("automem_jax.models") / "assets") as assets:
-            return SentencePieceTokenizer(assets / "tokenizer.model")
     path = resolve(source)
     if (path / "tokenizer.json").is_file():
         return HuggingFaceTokenizer(path)
