@@ -15,6 +15,8 @@ from automem_jax.models.weights import (
     named_tensors,
     save_model,
 )
+from automem_jax.text.sources import EMBEDDED, resolve
+from automem_jax.text.tokenizer import load_tokenizer
 
 TOKENS = np.arange(10)[None]
 
@@ -30,6 +32,13 @@ def test_saved_and_loaded_is_the_same_model(tmp_path, changes):
     assert base_hash(loaded) == base_hash(model)
     np.testing.assert_array_equal(logits(loaded, TOKENS), logits(model, TOKENS))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("source", EMBEDDED)
+def test_shipped_models_are_those_of_their_recipes(source):
+    model, config = load_model(source)
+    assert base_hash(model) == json.loads((resolve(source) / "recipe.json").read_text())["base_hash"]
+    assert load_tokenizer(source).vocab_size == config.vocab_size
 
 
 def test_hash_follows_values_not_dtype(tmp_path):

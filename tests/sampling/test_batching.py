@@ -91,6 +91,34 @@ def test_answers_are_the_same_bits_in_any_company_and_with_any_cache(base, adapt
     assert small.counters()["blocks_evicted"] > 0
 
 
+def test_a_row_that_is_laid_out_anew_goes_on_as_before(monkeypatch):
+    """Because a longer request joins it, or because more decode than a program has rows."""
+    wide = tiny_decoder(max_position=1024)
+    settings = SamplingSettings(max_tokens=100, temperature=0.9)
+    first, joins = (
+        GenerationRequest(number, [5 + i % 37 for i in range(length)], settings, (number,) * 5)
+        for number, length in enumerate((50, 300))
+    )
+    expected = same(make(wide, max_context=600).generate([first]))
+    assert len(expected[0][0]) > 60
+    engine = make(wide, max_context=600)
+    engine.submit(first)
+    drawn = 0
+    while drawn < 30:
+        drawn += sum(len(event.token_ids) for event in engine.step())
+    engine.submit(joins)
+    finished = {}
+    while not engine.idle():
+        finished |= {e.id: e.finished for e in engine.step() if e.finished is not None}
+    assert same([finished[0]]) == expected
+
+    monkeypatch.setattr(engine_module, "_CPU_ROWS_SMALL", 2)
+    requests = asked(7, settings=settings)
+    requests = [dataclasses.replace(r, prompt_ids=r.prompt_ids[:50]) for r in requests]
+    in_turn = same(make(wide, 2).generate(requests))
+    assert same(make(wide, 7).generate(requests)) == in_turn
+
+
 def full_pass(model, ids):
     """Logits [T, V] of a sequence, by one pass over it."""
     padded = np.pad(np.array([ids]), ((0, 0), (0, CONTEXT - len(ids))))
