@@ -20,7 +20,6 @@ from automem_jax.bench.recorded import SHIPPED, RecordedEpisode, from_trace, wri
 from automem_jax.config import EnvConfig
 from automem_jax.rollout.engine import RolloutSpec, run_episodes
 from automem_jax.testing import ScriptedPlayer
-from automem_jax.text.messages import SamplingSettings
 from automem_jax.traces.store import read_trace
 
 FIRST_SEED = 4_000_000
@@ -54,16 +53,7 @@ def scripted(
     """Traces of episodes that the scripted player plays; gone when the block ends."""
     env = envs.make(EnvConfig(name=name, task=task, slots=len(seeds), max_steps=max_steps))
     template = load_template(template_name)
-    spec = RolloutSpec(
-        env_name=name,
-        task=task,
-        template=template,
-        arm="scripted",
-        run_seed=0,
-        sampling=SamplingSettings(),
-        two_model=False,
-        behaviour_hash="recorded",
-    )
+    spec = RolloutSpec.scripted(name, task, template)
     player = ScriptedPlayer(template.for_task(task), env.actions)
     with contextlib.closing(env), tempfile.TemporaryDirectory() as directory:
         yield run_episodes(env, player, spec, seeds, Path(directory), show_progress=False).paths

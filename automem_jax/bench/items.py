@@ -13,7 +13,7 @@ from automem_jax.config import ExperimentConfig, SelectionConfig
 from automem_jax.rollout.engine import RolloutSpec, run_episodes
 from automem_jax.selection.examples import select
 from automem_jax.testing import ScriptedPolicy
-from automem_jax.text.messages import Request, SamplingSettings
+from automem_jax.text.messages import Request
 
 FIRST_SEED = 3_000_000
 EPISODES = 24
@@ -27,16 +27,7 @@ def scripted_examples(config: ExperimentConfig, out: Path, count: int) -> Path:
     """
     template = load_template(config.agent.template)
     env = envs.make(config.env)
-    spec = RolloutSpec(
-        env_name=config.env.name,
-        task=config.env.task,
-        template=template,
-        arm="scripted",
-        run_seed=0,
-        sampling=SamplingSettings(),
-        two_model=False,
-        behaviour_hash="bench",
-    )
+    spec = RolloutSpec.scripted(config.env.name, config.env.task, template)
     seeds = range(FIRST_SEED, FIRST_SEED + EPISODES)
     try:
         policy = ScriptedPolicy(lambda request: _answer(request, template, list(env.actions)))

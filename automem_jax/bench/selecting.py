@@ -18,14 +18,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from automem_jax.agent.template import Template, template_hash
+from automem_jax.agent.template import Template
 from automem_jax.config import EnvConfig, SelectionConfig
 from automem_jax.envs.base import Percept, TextEnv
 from automem_jax.files import write_atomically, write_json
 from automem_jax.rollout.engine import RolloutSpec, run_episodes
 from automem_jax.selection import select
 from automem_jax.testing import ScriptedPlayer
-from automem_jax.text.messages import SamplingSettings
 
 FIRST_SEED = 2_000
 LOOK_S = 0.1
@@ -97,16 +96,7 @@ class Endless:
 
 def play(env: TextEnv, name: str, template: Template, steps: int, episodes: int, out: Path):
     """Traces of `episodes` scripted episodes of `steps` steps; finished ones are kept."""
-    spec = RolloutSpec(
-        env_name=name,
-        task=name,
-        template=template,
-        arm="scripted",
-        run_seed=0,
-        sampling=SamplingSettings(),
-        two_model=False,
-        behaviour_hash=template_hash(template),
-    )
+    spec = RolloutSpec.scripted(name, name, template)
     player = ScriptedPlayer(template.for_task(name), env.actions)
     seeds = range(FIRST_SEED, FIRST_SEED + episodes)
     return run_episodes(Endless(env, steps), player, spec, seeds, out).paths

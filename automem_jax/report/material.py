@@ -7,7 +7,6 @@ Nothing here fails on a missing or damaged file: the first is no data yet, the s
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,10 +16,9 @@ from typing import Any
 from automem_jax.provenance import COMMANDS_FILE
 from automem_jax.report.data import DataFiles
 from automem_jax.traces.schema import Trace, TraceError
-from automem_jax.traces.store import list_traces, read_trace
+from automem_jax.traces.store import list_traces, read_ends, read_trace
 
 EXAMPLES_SHOWN = 4
-_TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -251,9 +249,8 @@ def _read_groups(found: Material) -> None:
     for path in list_traces(root):
         group = path.parent.relative_to(root).as_posix()
         try:
-            if found.header is None:
-                found.header = _first_line(path)
-            end = _last_line(path)
+            header, end = read_ends(path)
+            found.header = found.header or header
             counts = {
                 name: int(end["tokens"].get(name, 0)) for name in ("prompt", "completion", "calls")
             }
@@ -269,19 +266,3 @@ def _read_groups(found: Material) -> None:
     for group, total in totals.items():
         episodes, steps = total.pop("episodes"), total.pop("steps")
         found.groups.append(Group(group, episodes, steps, total))
-
-
-def _first_line(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return dict(json.loads(file.readline()))
-
-
-def _last_line(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAIL_BYTES))
-        lines = file.read().rstrip(b"\n").split(b"\n")
-        if len(lines) < 2 and size > _TAIL_BYTES:
-            file.seek(0)
-            lines = file.read().rstrip(b"\n").split(b"\n")
-    return dict(json.loads(lines[-1]))

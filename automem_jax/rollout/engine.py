@@ -64,6 +64,20 @@ class RolloutSpec:
     window: int = 16
     carry_memory: bool = False
 
+    @classmethod
+    def scripted(cls, env_name: str, task: str, template: Template) -> RolloutSpec:
+        """Episodes of a script, which knows neither roles nor sampling."""
+        return cls(
+            env_name=env_name,
+            task=task,
+            template=template,
+            arm="scripted",
+            run_seed=0,
+            sampling=SamplingSettings(),
+            two_model=False,
+            behaviour_hash=template_hash(template),
+        )
+
     def agent(
         self,
         seed: int,

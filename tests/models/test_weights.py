@@ -37,7 +37,9 @@ def test_saved_and_loaded_is_the_same_model(tmp_path, changes):
 @pytest.mark.parametrize("source", EMBEDDED)
 def test_shipped_models_are_those_of_their_recipes(source):
     model, config = load_model(source)
-    assert base_hash(model) == json.loads((resolve(source) / "recipe.json").read_text())["base_hash"]
+    assert (
+        base_hash(model) == json.loads((resolve(source) / "recipe.json").read_text())["base_hash"]
+    )
     assert load_tokenizer(source).vocab_size == config.vocab_size
 
 
