@@ -69,9 +69,9 @@ KV_DTYPES = (None, "int8")
 CHUNK_TOKENS, JOINED_CHUNK_TOKENS = 256, 512
 # Rows of a decode program on CPU: a small model's step costs much the same with many.
 _CPU_ROWS, _CPU_ROWS_SMALL, _SMALL_PARAMETERS = 8, 64, 8_000_000
-# Passes over chunks of prompts in a step, at most: on a CPU one takes about as long as a burst. More while
-# fewer than half the rows decode.
-_CPU_PASSES, _PASSES, _PASSES_TO_FILL = 1, 4, 12
+# Passes over chunks of prompts in a step, at most, and while fewer than half the rows decode. On CPU as many
+# as make a chunk for every row: they take about as long as a burst.
+_PASSES, _PASSES_TO_FILL = 4, 12
 _LATENCIES = 1024  # newest requests that the percentiles are of
 
 
@@ -161,7 +161,8 @@ class Engine:
         self._decode_rows = slots if self._joined else _cpu_rows(self._weights)
         chunk_tokens = JOINED_CHUNK_TOKENS if self._joined else CHUNK_TOKENS
         self._chunk_rows = max(1, chunk_tokens // block_tokens)
-        self._passes = _PASSES if self._joined else _CPU_PASSES
+        per_row = max(1, self._decode_rows // self._chunk_rows)
+        self._passes = _PASSES if self._joined else per_row
         if not self._joined:
             int8 = kv_dtype == "int8"
             self._desk = Desk(config, self._decode_rows, block_tokens, self._dtype, int8)
