@@ -203,27 +203,12 @@ def attend_blocks(
     layer: Pages,
     table: Int[Array, "P J"],
     starts: Int[Array, " P"],
-    parts: Int[Array, ""] | None = None,
+    parts: Int[Array, ""],
 ) -> Float[Array, "P W K G C"]:
     """Attention of W new tokens a row, at positions starts .. starts + W - 1, over the row's blocks.
 
-    Their own keys are in the blocks already. A running softmax walks over the first `parts` parts of all
-    rows; None: pair by pair over as many as the longer one has, so that rows come best by their starts.
+    Their own keys are in the blocks already. A running softmax walks over the first `parts` parts.
     """
-    p, w, heads, g, c = q.shape
-    if parts is not None or p % 2:
-        most = jnp.max(starts + w - 1) // layer.part + 1 if parts is None else parts
-        return _attend_parts(q, layer, table, starts, most)
-
-    def pair(given):
-        q, table, starts = given
-        return _attend_parts(q, layer, table, starts, jnp.max(starts + w - 1) // layer.part + 1)
-
-    pairs = (x.reshape(p // 2, 2, *x.shape[1:]) for x in (q, table, starts))
-    return jax.lax.map(pair, tuple(pairs)).reshape(q.shape)
-
-
-def _attend_parts(q, layer: Pages, table, starts, parts) -> Float[Array, "P W K G C"]:
     p, w, heads, g, c = q.shape
     size = layer.part
     per_part = size // layer.block_tokens
@@ -254,6 +239,27 @@ def _attend_parts(q, layer: Pages, table, starts, parts) -> Float[Array, "P W K 
     _, total, out = jax.lax.fori_loop(0, parts, part, start)
     out = (out / total).astype(q.dtype).reshape(heads, p, g, w, c)
     return out.transpose(1, 3, 0, 2, 4)
+
+
+def attend_chunks(
+    q: Float[Array, "P W K G C"],
+    layer: Pages,
+    table: Int[Array, "P J"],
+    starts: Int[Array, " P"],
+) -> Float[Array, "P W K G C"]:
+    """`attend_blocks` over as many parts as there are; where layers have their own pages, pair by pair, so
+    that rows come best in the order of their starts."""
+    rows, width = q.shape[:2]
+
+    def some(given):
+        q, table, starts = given
+        parts = (jnp.max(starts) + width - 1) // layer.part + 1
+        return attend_blocks(q, layer, table, starts, parts)
+
+    if layer.joined:
+        return some((q, table, starts))
+    pairs = tuple(x.reshape(-1, min(2, rows), *x.shape[1:]) for x in (q, table, starts))
+    return jax.lax.map(some, pairs).reshape(q.shape)
 
 
 # Decoding in the blocks -----------------------------------------------------------------------------

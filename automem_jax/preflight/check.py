@@ -21,12 +21,12 @@ from automem_jax.models.config import (
 )
 from automem_jax.preflight.compile import Compiler
 from automem_jax.preflight.hardware import Topology, default_mesh, listed
+from automem_jax.text.sources import EMBEDDED
 
 PROGRAMS = ("train", "prefill", "decode")
 LABELS_SHARE = 8  # a row is taken to have at most one supervised token in eight
 KNOWN_SHAPES = {
-    "embedded": embedded,
-    "embedded_f4": embedded,
+    **dict.fromkeys(EMBEDDED, embedded),
     "qwen2.5-0.5b": qwen2_5_0_5b,
     "qwen2.5-7b": qwen2_5_7b,
     "qwen2.5-32b": qwen2_5_32b,

@@ -65,7 +65,6 @@ def lower_engine(model: Decoder, mesh: Mesh, *, program: str, slots: int, contex
                 blocks=column(),
                 tables=column(blocks),
                 chosen=column(),
-                parts=given(jnp.int32),
             ),
         )
         run = functools.partial(prefill_chunks, graphdef)

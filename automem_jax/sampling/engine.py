@@ -331,8 +331,7 @@ class Engine:
             tables[row, : chunk + 1] = [block.index for block in running.blocks[: chunk + 1]]
             version = self._answers[running.request.id].version
             chosen[row] = 0 if version is None else version.code
-        parts = np.int32((int(starts.max()) + size - 1) // self._cache[0].part + 1)
-        given = Chunks(tokens, starts, blocks, tables, chosen, parts)
+        given = Chunks(tokens, starts, blocks, tables, chosen)
         self._cache = self._run("prefill", (rows,), chosen, self._cache, given)
         self._counts["prefill_passes"] += 1
 

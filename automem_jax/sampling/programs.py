@@ -25,7 +25,7 @@ from automem_jax.models.paged_cache import (
     PagedCache,
     Pages,
     Rows,
-    attend_blocks,
+    attend_chunks,
     attend_one,
     attend_rows,
     rows_of,
@@ -74,7 +74,6 @@ class Chunks:
       blocks: [P] int32, the block that it fills; 0 for a chunk that is padding.
       tables: [P, J] int32, blocks of its prompt from the first, 0 past the end.
       chosen: [P] int32, `column_code` of each one's adapter.
-      parts: [] int32, parts of the cache that the longest row spans.
     """
 
     tokens: Int[Array, "P W"]
@@ -82,7 +81,6 @@ class Chunks:
     blocks: Int[Array, " P"]
     tables: Int[Array, "P J"]
     chosen: Int[Array, " P"]
-    parts: Int[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -173,8 +171,7 @@ def prefill_chunks(graphdef: Any, weights: Weights, cache: PagedCache, chunks: C
     def attend(index, cache: PagedCache, q, k, v):
         at, first = _place(cache, index, layer_count)
         pages = with_blocks(cache[at], chunks.blocks + first, k.swapaxes(0, 1), v.swapaxes(0, 1))
-        parts = chunks.parts if pages.joined else None
-        out = attend_blocks(q, pages, chunks.tables + first, chunks.starts, parts)
+        out = attend_chunks(q, pages, chunks.tables + first, chunks.starts)
         return out, (*cache[:at], pages, *cache[at + 1 :])
 
     positions = chunks.starts[:, None] + jnp.arange(chunks.tokens.shape[1])
